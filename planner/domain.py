@@ -1,0 +1,235 @@
+"""The nouns of a search, as bare frozen data.
+
+Everything the brain, the hands and the edge say to each other about a query is one of these.
+Nothing here does I/O, reads a clock or depends on anything but the standard library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Literal, TypeAlias
+
+Path: TypeAlias = tuple[int, ...]
+"""Where a node stands in the search tree: the index of each branch from the root down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of the conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a candidate is sampled. `max_tokens` is the length of one whole candidate, in tokens."""
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The conversation and its options, as the search sees it."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What something cost, as a vector. All are counts; money is in millionths of a US dollar.
+
+    `prompt_tokens` counts the prompt of every engine call, `cached_tokens` the part of it that
+    came from the prefix cache, `reward_tokens` what reward models read.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reward_tokens: int = 0
+    candidates: int = 0
+    micro_usd: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.reward_tokens + other.reward_tokens,
+            self.candidates + other.candidates,
+            self.micro_usd + other.micro_usd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits on a request's cost, `None` for no limit, and a deadline in seconds from its start."""
+
+    completion_tokens: int | None = None
+    reward_tokens: int | None = None
+    candidates: int | None = None
+    micro_usd: int | None = None
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """US dollars per million tokens, which is micro-dollars per token."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    reward: float = 0.0
+
+    def micro_usd(self, cost: Cost) -> int:
+        """The price of `cost` in whole micro-dollars, rounded up."""
+        exact = (
+            cost.prompt_tokens * self.prompt
+            + cost.completion_tokens * self.completion
+            + cost.reward_tokens * self.reward
+        )
+        # A billionth of slack keeps 3 * 0.1 from being rounded up to the next micro-dollar.
+        return -int(-(exact - 1e-9) // 1) if exact > 0 else 0
+
+
+class Finish(StrEnum):
+    """Why the generation of a candidate paused or ended."""
+
+    STOP = "stop"  # the model ended it, or a stop string of the user did
+    STEP = "step"  # a step delimiter: it can be continued
+    LENGTH = "length"  # the candidate's own max_tokens, or the model's context
+    BUDGET = "budget"  # the request's budget ran out under it
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A path of steps from the query, finished or partial.
+
+    Continue it from `token_ids`, never from `text` tokenised again. `step_scores` are in [0, 1],
+    one per graded step; `score` is their aggregate or an outcome reward, in [0, 1].
+    """
+
+    path: Path
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish: Finish = Finish.STEP
+    logprob: float | None = None
+    step_scores: tuple[float, ...] = ()
+    score: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing can be added to it: the model ended it or its length is used up."""
+        return self.finish in (Finish.STOP, Finish.LENGTH)
+
+    def graded(self, step_scores: tuple[float, ...], score: float) -> Candidate:
+        """This candidate with its grades."""
+        return replace(self, step_scores=step_scores, score=score)
+
+
+@dataclass(frozen=True, slots=True)
+class Expand:
+    """Sample one continuation of `parent` (of the query itself, if None) as the node `path`.
+
+    It ends at the next step delimiter or at the end of the answer. `max_tokens` bounds the
+    continuation, `temperature` overrides the query's.
+    """
+
+    path: Path
+    parent: Candidate | None = None
+    until: Literal["step", "end"] = "end"
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+    @property
+    def id(self) -> str:
+        return "expand:" + ".".join(map(str, self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """Score one candidate with the reward model."""
+
+    candidate: Candidate
+
+    @property
+    def id(self) -> str:
+        return "grade:" + ".".join(map(str, self.candidate.path))
+
+
+Task: TypeAlias = Expand | Grade
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a task ended. Every task ends exactly once.
+
+    `candidate` is what an `Expand` made (also a partial one, where it was cut or cancelled), or
+    what a `Grade` graded; it is None where nothing came of the task. `cost` is what it took,
+    however it ended.
+    """
+
+    task_id: str
+    status: Literal["done", "failed", "cancelled"]
+    candidate: Candidate | None = None
+    cost: Cost = Cost()
+    error: str | None = None
+    worker: str | None = None
+
+
+class Stopped(StrEnum):
+    """What ended a search."""
+
+    CERTAIN = "certain"  # nothing still to come could change the answer
+    CONFIDENT = "confident"  # a stopping rule was satisfied
+    COMPLETE = "complete"  # the strategy did all it set out to do
+    BUDGET = "budget"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One distinct answer: how many candidates gave it, and the sum of their scores."""
+
+    answer: str
+    count: int
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer so far and what stands behind it.
+
+    `ranked` holds the best candidate of each distinct answer, best first; `notes` say where
+    something other than what was asked for had to be done (a fallback of the selector, say).
+    """
+
+    ranked: tuple[Candidate, ...] = ()
+    answer: str | None = None
+    confidence: float = 0.0
+    votes: tuple[Vote, ...] = ()
+    stopped: Stopped | None = None
+    selector: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def best(self) -> Candidate | None:
+        return self.ranked[0] if self.ranked else None
+
+
+def derive_seed(request_seed: int, path: Path, offset: int = 0) -> int:
+    """The sampling seed of a node: the same wherever and whenever the node is sampled.
+
+    It depends on the request's seed, the node's path and the token offset at which sampling
+    (re)starts, never on the order of arrival. 63 bits, so that it fits a signed integer.
+    """
+    name = f"{request_seed}/{'.'.join(map(str, path))}/{offset}".encode()
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 1

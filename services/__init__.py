@@ -1,0 +1,1 @@
+"""The edge: HTTP, Redis, the command line, and the wiring of everything else."""

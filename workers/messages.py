@@ -1,0 +1,110 @@
+"""All that passes between the driver and the workers: read it and you know who says what to whom.
+
+Bare frozen data that crosses process borders. Token ids, not text, say where a generation starts
+and what it made; every call ends in exactly one `Generated` or `Graded`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation as the model reads it. `context_left` is how many tokens an answer may have."""
+
+    token_ids: tuple[int, ...]
+    context_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Sample one continuation of `prompt_ids`, of at most `max_tokens` tokens.
+
+    Each of `stop` ends it and stays in what comes back when it is one of `delimiters` too (a step
+    delimiter belongs to its step; a stop string of the user does not). `stream` asks for `Tokens`
+    as they come. `top_logprobs` above zero asks for the log-probabilities of that many tokens a
+    position.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 0.8
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    delimiters: tuple[str, ...] = ()
+    top_logprobs: int = 0
+    stream: bool = False
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Text and tokens that came since the last one, of a call that asked to be streamed."""
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """How a `Generate` ended.
+
+    `finish` is "stop" when the model or a stop string ended it, "step" for a step delimiter,
+    "length" at `max_tokens`, "cancelled", or "failed" (then `error` says why, and `lost` whether
+    the worker itself was lost, so that another may be tried). The counts are the engine's own:
+    what they add up to is what the engine's counters show.
+    """
+
+    id: str
+    finish: Literal["stop", "step", "length", "cancelled", "failed"]
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[float, ...], ...] = ()
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    worker: str = ""
+    error: str | None = None
+    lost: bool = False
+
+
+GenerationEvent: TypeAlias = Tokens | Generated
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """Score the steps of one candidate: `messages` are (role, content) pairs, `steps` its text.
+
+    `max_tokens` is what the reward model may read for it; a longer one isn't scored, and the reply
+    says how many tokens it needs.
+    """
+
+    id: str
+    messages: tuple[tuple[str, str], ...]
+    steps: tuple[str, ...]
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """How a `Grade` ended.
+
+    `step_scores` are in [0, 1], one a step; an outcome reward model gives one for all.
+    `finish` is "done", "unaffordable" (`needs` more tokens than it was allowed; nothing was
+    spent), "cancelled" or "failed".
+    """
+
+    id: str
+    finish: Literal["done", "unaffordable", "cancelled", "failed"]
+    step_scores: tuple[float, ...] = ()
+    reward_tokens: int = 0
+    needs: int = 0
+    worker: str = ""
+    error: str | None = None
+    lost: bool = False
