@@ -1,0 +1,166 @@
+"""The trace: one ordered log of everything told about a request.
+
+It is at once the live event stream, the picture, the checkpoint a retry resumes from and the audit
+of what was spent. The request's own process appends and follows it in memory; a Redis stream keeps
+it for everybody else. Appending never waits for Redis: a writer carries events over in order, and a
+trace that can't be written costs the request nothing but its record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+
+class Kind(StrEnum):
+    """What an event tells."""
+
+    OPENED = "opened"  # id, query, effort, budget
+    ASKED = "asked"  # tasks: [{id, path}]
+    TOKENS = "tokens"  # id, text: only live, as `told` says it all again
+    TOLD = "told"  # result of one task: id, status, candidate, cost, worker, error
+    STANDING = "standing"  # finished, running, answer, confidence, votes, spent
+    CANCELLED = "cancelled"  # ids of tasks the search no longer wants
+    CLOSED = "closed"  # outcome, spent
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry: its place in the log, seconds since the request began, what kind, what it says.
+
+    `data` is JSON: only str, int, float, bool, None, lists and dicts with string keys.
+    """
+
+    seq: int
+    seconds: float
+    kind: Kind
+    data: Mapping[str, Any]
+
+
+class Trace:
+    """The log of one request, in its own process."""
+
+    def __init__(self, trace_id: str, store: TraceStore | None = None) -> None:
+        self.id = trace_id
+        self.events: list[Event] = []
+        self.closed = False
+        self._store = store
+        self._began = time.monotonic()
+        self._more = asyncio.Event()
+
+    def append(self, kind: Kind, **data: Any) -> Event:
+        """Write one event. Nobody waits; followers are woken."""
+        event = Event(len(self.events), time.monotonic() - self._began, kind, data)
+        self.events.append(event)
+        if self._store is not None and kind is not Kind.TOKENS:
+            self._store.write(self.id, event)
+        if kind is Kind.CLOSED:
+            self.closed = True
+        self._more.set()
+        self._more = asyncio.Event()
+        return event
+
+    async def follow(self) -> AsyncIterator[Event]:
+        """Every event from the first, then each as it comes, until the trace is closed."""
+        seen = 0
+        while True:
+            while seen < len(self.events):
+                yield self.events[seen]
+                seen += 1
+            if self.closed:
+                return
+            await self._more.wait()
+
+
+class TraceStore:
+    """Traces in Redis streams, each with a time to live of `ttl_seconds`."""
+
+    def __init__(self, redis: Redis, *, ttl_seconds: int = 3600) -> None:
+        self._redis = redis
+        self._ttl = ttl_seconds
+        self._queue: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
+        self._writer: asyncio.Task[None] | None = None
+        self.lost = 0
+        """Events that Redis didn't take."""
+
+    def write(self, trace_id: str, event: Event) -> None:
+        """Have the writer carry `event` to Redis."""
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+        self._queue.put_nowait((trace_id, event))
+
+    async def flush(self) -> None:
+        """Return when everything written so far is in Redis, or lost."""
+        await self._queue.join()
+
+    async def aclose(self) -> None:
+        """Flush, and end the writer."""
+        await self.flush()
+        if self._writer is not None:
+            self._writer.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._writer
+
+    async def read(self, trace_id: str) -> list[Event] | None:
+        """The stored events of a trace, or None where there is no such trace.
+
+        Raises redis.exceptions.RedisError when Redis can't be reached.
+        """
+        entries = await self._redis.xrange(self._key(trace_id))
+        return [_decode(fields) for _, fields in entries] or None
+
+    async def _write(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                await self._send(batch)
+            except RedisError:
+                self.lost += len(batch)
+            finally:
+                for _ in batch:
+                    self._queue.task_done()
+
+    async def _send(self, batch: list[tuple[str, Event]]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for trace_id, event in batch:
+                pipe.xadd(self._key(trace_id), _encode(event))
+            for trace_id in {trace_id for trace_id, _ in batch}:
+                pipe.expire(self._key(trace_id), self._ttl)
+            await pipe.execute()
+
+    @staticmethod
+    def _key(trace_id: str) -> str:
+        return f"longthink:{{{trace_id}}}:trace"
+
+
+def _encode(event: Event) -> dict[Any, Any]:
+    return {
+        "seq": event.seq,
+        "seconds": repr(event.seconds),
+        "kind": event.kind.value,
+        "data": json.dumps(event.data, ensure_ascii=False),
+    }
+
+
+def _decode(fields: Mapping[Any, Any]) -> Event:
+    text = {_str(key): _str(value) for key, value in fields.items()}
+    return Event(
+        int(text["seq"]), float(text["seconds"]), Kind(text["kind"]), json.loads(text["data"])
+    )
+
+
+def _str(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
