@@ -1,7 +1,4 @@
-"""What the driver needs from the outside, as protocols, so that a fake can stand in to inject faults.
-
-The budget side of it: a `Ledger` that says yes or no before anything is spent.
-"""
+"""What the driver needs of whoever keeps the budget: a `Ledger` that says yes or no beforehand."""
 
 from __future__ import annotations
 

@@ -1,0 +1,165 @@
+r"""Answers: found in a candidate's text, and brought to one canonical form so that they can vote.
+
+`extract` looks, in this order, for the last balanced `\boxed{...}`, the last `#### x`, the last
+"answer: x" (or "the answer is x"), and, in a text that its model ended itself, for the last number
+of the last line. `canonical` writes a number by its value (`0.5`, `1/2`, `\frac{1}{2}` and `50%`
+are all `0.5`; `1/3` stays `1/3`), and anything else in lower case without decoration. Both take any
+text in time linear in its length.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
+_HASHES = re.compile(r"####[ \t]*(\S[^\n]*?)[ \t]*(\n|$)")
+_PHRASE = re.compile(r"\banswer(?:\s+is\s*:?|\s*[:=])[ \t]*(\S[^\n]*?)[ \t]*(\n|$)", re.IGNORECASE)
+_LAST_NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+
+_MAX_EXPONENT = 64
+_MAX_DIGITS = 200
+
+
+def extract(text: str, *, ended: bool = True) -> str | None:
+    """The answer that `text` gives, as written, or None where it gives none.
+
+    `ended` says that the model ended the text itself. Where it was cut instead, an answer that
+    runs up to the cut may be half an answer, and isn't one.
+    """
+    boxed = _last_boxed(text)
+    if boxed is not None:
+        return boxed.strip() or None
+    for marker in (_HASHES, _PHRASE):
+        found = list(marker.finditer(text))[-1:]
+        for last in found:
+            complete = ended or last.group(2) == "\n"
+            return _unwrap(last.group(1)) or None if complete else None
+    if not ended:
+        return None
+    lines = text.rstrip().rsplit("\n", 1)
+    numbers = _LAST_NUMBER.findall(lines[-1])
+    return numbers[-1].rstrip(",") if numbers else None
+
+
+def canonical(answer: str) -> str:
+    """The one form of all the ways to write `answer`."""
+    plain = _strip_markup(answer)
+    value = _value(plain)
+    if value is not None:
+        return _write(value)
+    return re.sub(r"\s*([,;:()\[\]{}=+*/^<>])\s*", r"\1", " ".join(plain.split())).casefold()
+
+
+def answer_of(text: str, *, ended: bool = True) -> str | None:
+    """The canonical answer that `text` gives, or None."""
+    found = extract(text, ended=ended)
+    return canonical(found) or None if found is not None else None
+
+
+def _last_boxed(text: str) -> str | None:
+    """The content of the last `\\boxed{...}` whose braces balance."""
+    end = len(text)
+    while (start := text.rfind("\\boxed{", 0, end)) >= 0:
+        depth = 0
+        for place in range(start + len("\\boxed"), end):
+            if text[place] == "{":
+                depth += 1
+            elif text[place] == "}":
+                depth -= 1
+                if depth == 0:
+                    return text[start + len("\\boxed{") : place]
+        # What follows an unbalanced one has been looked at already.
+        end = start
+    return None
+
+
+def _unwrap(text: str) -> str:
+    """`text` without the Markdown and the full stop that a sentence puts around an answer."""
+    return text.strip().strip("*_`").rstrip(".").strip("*_` ")
+
+
+_MARKUP = re.compile(
+    r"\\(?:left|right|displaystyle|,|;|!|:| )|\\[()\[\]]|^\$+|\$+$|\\(?=[%$#&])|~"
+)
+_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
+_FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_NAMED = re.compile(r"^[A-Za-z]\w{0,2}\s*=\s*(?=[^=])")
+_UNIT = re.compile(r"(?<=[\d}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$")
+_DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")
+
+
+def _strip_markup(answer: str) -> str:
+    text = _unwrap(answer)
+    text = _UNIT.sub("", text)
+    text = _MARKUP.sub("", text)
+    text = _TEXT.sub(r"\1", text)
+    text = _DEGREES.sub("", text)
+    text = _NAMED.sub("", text.strip())
+    text = _FRAC.sub(_inline_fraction, text)
+    return text.replace("−", "-").replace("\\times", "*").replace("\\cdot", "*").strip()
+
+
+def _inline_fraction(found: re.Match[str]) -> str:
+    top, bottom = found.group(1) or found.group(2), found.group(3) or found.group(4)
+    # A number before it makes a mixed number: 1\frac{1}{2} is 1 1/2.
+    return f" {top}/{bottom}"
+
+
+_PLAIN = re.compile(rf"^[$€£]?\s*({_NUMBER})$")
+_RATIO = re.compile(rf"^({_NUMBER})\s*/\s*({_NUMBER})$")
+_MIXED = re.compile(r"^([-+]?\d+)\s+(\d+)\s*/\s*(\d+)$")
+_POWER = re.compile(rf"^({_NUMBER})\s*(?:[eE]|\*\s*10\s*\^)\s*\{{?([-+]?\d{{1,3}})\}}?$")
+
+
+def _value(text: str) -> Fraction | None:
+    """The number that `text` writes, or None when it isn't one (or is absurdly long)."""
+    text = text.strip()
+    if not text or len(text) > _MAX_DIGITS or not any(c.isascii() and c.isdigit() for c in text):
+        return None
+    sign = 1
+    if re.match(r"^-\s*[$€£]", text):
+        sign, text = -1, text[1:].strip()
+    if text.endswith("%"):
+        share = _value(text[:-1])
+        return None if share is None else sign * share / 100
+    if plain := _PLAIN.match(text):
+        number = _number(plain.group(1))
+        return None if number is None else sign * number
+    if ratio := _RATIO.match(text):
+        top, bottom = _number(ratio.group(1)), _number(ratio.group(2))
+        return top / bottom if top is not None and bottom else None
+    if mixed := _MIXED.match(text):
+        whole, top_, bottom_ = (int(part) for part in mixed.groups())
+        if bottom_ == 0:
+            return None
+        part = Fraction(top_, bottom_)
+        return whole - part if mixed.group(1).startswith("-") else whole + part
+    if power := _POWER.match(text):
+        exponent, base = int(power.group(2)), _number(power.group(1))
+        if base is None or abs(exponent) > _MAX_EXPONENT:
+            return None
+        return base * Fraction(10) ** exponent
+    return None
+
+
+def _number(text: str) -> Fraction | None:
+    digits = text.replace(",", "")
+    return Fraction(digits) if any(c.isdigit() for c in digits) else None
+
+
+def _write(value: Fraction) -> str:
+    """A whole number or a terminating decimal as such, anything else as a fraction."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    rest, places = value.denominator, 0
+    for prime in (2, 5):
+        count = 0
+        while rest % prime == 0:
+            rest //= prime
+            count += 1
+        places = max(places, count)
+    if rest != 1 or places > 12:
+        return f"{value.numerator}/{value.denominator}"
+    digits = f"{abs(value.numerator) * 10**places // value.denominator:0{places + 1}d}"
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"

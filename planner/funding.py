@@ -1,0 +1,91 @@
+"""How a budget is shared out over candidates that are likely to end long before they must.
+
+Holding every candidate's worst case would leave workers idle. So a candidate is funded in
+instalments: the worst case where all of them fit, else about what a candidate is likely to take;
+one that needs more gets more once others have given back what they didn't need. Pure arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.domain import Budget, Cost, Prices
+
+_UNLIMITED = 1 << 40
+
+
+@dataclass(slots=True)
+class Lengths:
+    """How many completion tokens a whole candidate is likely to take: a running mean.
+
+    Until it has seen any it expects a quarter of `max_tokens`; old ones fade, so that it follows
+    what is being asked.
+    """
+
+    mean: float | None = None
+    _fade: float = 0.05
+
+    def saw(self, tokens: int) -> None:
+        """Learn from a candidate that ended by itself."""
+        self.mean = tokens if self.mean is None else self.mean + self._fade * (tokens - self.mean)
+
+    def likely(self, max_tokens: int) -> int:
+        """The likely length of a candidate that may take `max_tokens`; at least 1."""
+        mean = max_tokens / 4 if self.mean is None else self.mean
+        return max(1, min(max_tokens, round(mean)))
+
+
+def affordable(left: Budget, prices: Prices, calls: int, prompt_tokens: int) -> int:
+    """The completion tokens that `calls` calls with such a prompt can have between them."""
+    tokens = _UNLIMITED if left.completion_tokens is None else left.completion_tokens
+    if left.micro_usd is not None:
+        one_prompt = prices.micro_usd(Cost(prompt_tokens=prompt_tokens))
+        # Each call's price is rounded up by itself: one micro-dollar of room for each.
+        money = left.micro_usd - calls * (one_prompt + 1)
+        if money < 0:
+            return 0
+        if prices.completion > 0:
+            tokens = min(tokens, int(money / prices.completion))
+    return tokens
+
+
+def first_instalments(
+    left: Budget,
+    prices: Prices,
+    *,
+    wanted: int,
+    prompt_tokens: int,
+    max_tokens: int,
+    likely: int,
+    alone: bool,
+) -> tuple[int, int]:
+    """How many of `wanted` new candidates to start, and the tokens to hold for each.
+
+    (0, 0) when too little is left. What is too little for a likely candidate is still given to one
+    that has the budget to itself (`alone`): half an answer beats none.
+    """
+    if left.candidates is not None:
+        wanted = min(wanted, left.candidates)
+    for calls in range(wanted, 0, -1):
+        tokens = affordable(left, prices, calls, prompt_tokens)
+        if tokens >= calls * max_tokens:
+            return calls, max_tokens
+        if tokens >= calls * likely or (alone and calls == 1 and tokens > 0):
+            return calls, min(max_tokens, tokens // calls)
+    return 0, 0
+
+
+def next_instalment(
+    left: Budget, prices: Prices, *, prompt_tokens: int, missing: int, likely: int, alone: bool
+) -> int:
+    """The tokens to hold so that a candidate goes on that used up its last instalment.
+
+    `missing` is what it may still take at most. While others run (not `alone`) it waits for a
+    quarter of a likely candidate rather than go on by crumbs, as they may give back what they
+    don't need. 0 means to wait, or, alone, that the budget is used up.
+    """
+    tokens = min(missing, affordable(left, prices, 1, prompt_tokens))
+    chunk = min(missing, max(16, likely // 4))
+    if tokens >= chunk:
+        return chunk
+    return tokens if alone else 0

@@ -1,0 +1,28 @@
+"""Strategies: one a file, all of them here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planner.errors import InvalidOption
+from planner.search.base import Search, Setup
+from planner.search.best_of_n import BestOfN
+from planner.search.majority import Majority
+from planner.search.single import Single
+
+STRATEGIES: dict[str, Callable[[Setup], Search]] = {
+    "single": Single,
+    "majority": Majority,
+    "best_of_n": BestOfN,
+}
+
+
+def search(name: str, setup: Setup) -> Search:
+    """A new search by the strategy of that name."""
+    if name not in STRATEGIES:
+        known = ", ".join(STRATEGIES)
+        raise InvalidOption(f"strategy must be one of {known}, not {name!r}.", "longthink.strategy")
+    return STRATEGIES[name](setup)
+
+
+__all__ = ["STRATEGIES", "Search", "Setup", "search"]

@@ -1,0 +1,67 @@
+"""The search contract: ask what to do, tell how it went.
+
+A search owns what has been asked and told, and nothing else: no clock, no socket, no ledger, no
+worker's exception. What always holds:
+
+- every task asked is told exactly once; telling it again changes nothing;
+- the same configuration, seed and sequence of tells give the same asks and the same outcome;
+- `best()` has an answer as soon as one candidate has finished, whatever failed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.domain import Outcome, Query, Result, Stopped, Task
+from planner.selection import Selector
+from planner.stopping import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a strategy is given to work with. `grades` says whether there is a reward model."""
+
+    query: Query
+    candidates: int
+    selector: Selector
+    stop: Stop
+    grades: bool
+
+
+class Search(ABC):
+    """One search of one query."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+
+    @abstractmethod
+    def ask(self, room: int) -> Sequence[Task]:
+        """Tasks to start now, at most `room` of them; none where results have to come first."""
+
+    @abstractmethod
+    def tell(self, task: Task, result: Result) -> None:
+        """How `task` ended. Once for each task, in any order."""
+
+    @abstractmethod
+    def surplus(self) -> Sequence[Task]:
+        """Tasks in flight whose results can no longer change the answer."""
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether asking again would bring nothing and nothing awaited matters."""
+
+    @property
+    @abstractmethod
+    def stopped(self) -> Stopped | None:
+        """What ended it, once it is done."""
+
+    @abstractmethod
+    def best(self) -> Outcome:
+        """The outcome if it had to stop now."""
+
+    @abstractmethod
+    def progress(self) -> tuple[int, int]:
+        """Candidates finished, and candidates it means to have at most."""

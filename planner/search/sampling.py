@@ -1,0 +1,116 @@
+"""Independent samples of whole answers: what `single`, `majority` and `best_of_n` share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from planner.domain import Candidate, Expand, Grade, Outcome, Result, Stopped, Task
+from planner.search.base import Search, Setup
+from planner.stopping import View
+from planner.tally import Tally
+
+
+class Sampling(Search):
+    """Up to `candidates` samples side by side, graded where the selector needs it, until a rule
+    fires.
+
+    A stopping rule that says how soon it could fire at the earliest bounds what is in flight:
+    samples beyond that would be wasted if it did.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._tally = Tally()
+        self._asked = 0
+        self._ended = 0
+        self._sampling: dict[str, Expand] = {}
+        self._grading: dict[str, Grade] = {}
+        self._to_grade: deque[Candidate] = deque()
+        self._stopped: Stopped | None = None
+
+    @property
+    def _wants_scores(self) -> bool:
+        return self.setup.grades and self.setup.selector.needs_scores
+
+    def ask(self, room: int) -> Sequence[Task]:
+        grades = [Grade(self._to_grade.popleft()) for _ in range(min(room, len(self._to_grade)))]
+        self._grading.update((task.id, task) for task in grades)
+        samples: list[Expand] = []
+        if self._stopped is None:
+            wanted = min(self._samples_wanted(), room - len(grades))
+            samples = [Expand((self._asked + index,)) for index in range(wanted)]
+            self._sampling.update((task.id, task) for task in samples)
+            self._asked += len(samples)
+        return [*grades, *samples]
+
+    def tell(self, task: Task, result: Result) -> None:
+        if self._sampling.pop(task.id, None) is not None:
+            self._tell_sample(result)
+        elif self._grading.pop(task.id, None) is None:
+            return
+        elif result.candidate is not None and result.status == "done":
+            self._tally.grade(result.candidate)
+        if self._stopped is None:
+            self._stopped = self.setup.stop.verdict(self._view())
+
+    def surplus(self) -> Sequence[Task]:
+        return () if self._stopped is None else tuple(self._sampling.values())
+
+    @property
+    def done(self) -> bool:
+        if self._to_grade or self._grading:
+            return False
+        return self._stopped is not None or self._ended == self.setup.candidates
+
+    @property
+    def stopped(self) -> Stopped | None:
+        return self._stopped or (Stopped.COMPLETE if self.done else None)
+
+    def best(self) -> Outcome:
+        chosen = self.setup.selector.choose(self._tally)
+        ranked = tuple(group.best for group in chosen.ranked)
+        notes = chosen.notes
+        if not ranked and self._tally.partial is not None:
+            ranked = (self._tally.partial,)
+            notes = (*notes, "No candidate could finish; this is as far as the longest one came.")
+        if self.setup.selector.needs_scores and not self.setup.grades:
+            notes = ("The profile has no reward model.", *notes)
+        return Outcome(
+            ranked=ranked,
+            answer=chosen.ranked[0].answer if chosen.ranked else None,
+            confidence=chosen.confidence,
+            votes=tuple(group.vote() for group in chosen.ranked if group.answer is not None),
+            stopped=self.stopped,
+            selector=self.setup.selector.name,
+            notes=notes,
+        )
+
+    def progress(self) -> tuple[int, int]:
+        return self._tally.finished, self.setup.candidates
+
+    def _tell_sample(self, result: Result) -> None:
+        self._ended += 1
+        candidate = result.candidate
+        if candidate is None or result.status == "failed":
+            return
+        self._tally.add(replace(candidate, score=None))
+        if candidate.finished and self._wants_scores:
+            self._to_grade.append(candidate)
+
+    def _samples_wanted(self) -> int:
+        """How many more samples to start now."""
+        left = self.setup.candidates - self._asked
+        horizon = self.setup.stop.horizon(self._view())
+        if horizon is None:
+            return left
+        return max(0, min(left, horizon - len(self._sampling)))
+
+    def _view(self) -> View:
+        ungraded = self._tally.finished - self._tally.graded if self._wants_scores else 0
+        return View(
+            self._tally,
+            self.setup.selector,
+            self.setup.candidates - self._ended + ungraded,
+        )

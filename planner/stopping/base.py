@@ -1,0 +1,33 @@
+"""What a stopping rule is: when more candidates aren't worth waiting for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from planner.domain import Stopped
+from planner.selection import Selector
+from planner.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a rule may look at. `remaining` candidates may still finish or get their score."""
+
+    tally: Tally
+    selector: Selector
+    remaining: int
+
+
+class Rule(Protocol):
+    """One reason to stop. Pure."""
+
+    def verdict(self, view: View) -> Stopped | None:
+        """What the search should say stopped it, or None to go on."""
+
+    def horizon(self, view: View) -> int | None:
+        """The fewest further candidates after which this rule could fire; None if it can't tell.
+
+        A search doesn't start more than that at a time, as those beyond would be wasted should
+        the rule fire.
+        """

@@ -1,0 +1,124 @@
+"""The tally: finished candidates, grouped by their canonical answer.
+
+Counting a candidate or its grade takes constant time whatever is there already, and gives the same
+tally in whatever order the candidates come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from planner.answers import answer_of
+from planner.domain import Candidate, Finish, Path, Vote
+
+
+@dataclass(slots=True)
+class Group:
+    """The candidates that give one answer (or none, where `answer` is None)."""
+
+    answer: str | None
+    count: int = 0
+    graded: int = 0
+    score_sum: float = 0.0
+    first: Path = ()
+    best: Candidate = field(default_factory=lambda: Candidate(()))
+
+    @property
+    def best_score(self) -> float:
+        """The highest score in the group; 0 where nothing is graded."""
+        return self.best.score or 0.0
+
+    def vote(self) -> Vote:
+        """The group as the reply shows it."""
+        return Vote(self.answer or "", self.count, self.score_sum if self.graded else None)
+
+    def _take(self, candidate: Candidate) -> None:
+        """Let `candidate` stand for the group if it scores higher, or as high and comes first."""
+        if self._rank(candidate) < self._rank(self.best):
+            self.best = candidate
+
+    @staticmethod
+    def _rank(candidate: Candidate) -> tuple[float, Path]:
+        return (-1.0 if candidate.score is None else -2.0 - candidate.score, candidate.path)
+
+
+@dataclass(slots=True)
+class Tally:
+    """All that has finished. `groups` vote; `silent` are the candidates that give no answer."""
+
+    groups: dict[str, Group] = field(default_factory=dict)
+    silent: Group | None = None
+    finished: int = 0
+    graded: int = 0
+    partial: Candidate | None = None
+    """The longest candidate that was cut, to fall back on where nothing finished."""
+
+    leader_count: int = 0
+    """The most votes that any answer has."""
+    runner_up_count: int = 0
+    """The most votes that any other answer has."""
+    _leader: Group | None = None
+
+    @property
+    def voters(self) -> int:
+        """How many candidates give an answer."""
+        return self.finished - (self.silent.count if self.silent else 0)
+
+    def add(self, candidate: Candidate) -> None:
+        """Count a candidate that has ended; one that was only cut is kept as a last resort."""
+        if not candidate.finished:
+            if self.partial is None or _longer(candidate, self.partial):
+                self.partial = candidate
+            return
+        self.finished += 1
+        group = self._group(candidate)
+        group.count += 1
+        if group.count == 1:
+            group.first, group.best = candidate.path, candidate
+        else:
+            group.first = min(group.first, candidate.path)
+            group._take(candidate)
+        if candidate.score is not None:
+            self._score(group, candidate.score)
+        if group.answer is not None:
+            self._lead(group)
+
+    def grade(self, candidate: Candidate) -> None:
+        """Count the grade of a candidate that was added without one."""
+        if candidate.score is None or not candidate.finished:
+            return
+        group = self._group(candidate)
+        self._score(group, candidate.score)
+        group._take(candidate)
+
+    def ranked(self) -> Iterable[Group]:
+        """All groups that vote, in no particular order."""
+        return self.groups.values()
+
+    def _group(self, candidate: Candidate) -> Group:
+        answer = answer_of(candidate.text, ended=candidate.finish is Finish.STOP)
+        if answer is None:
+            if self.silent is None:
+                self.silent = Group(None)
+            return self.silent
+        return self.groups.setdefault(answer, Group(answer))
+
+    def _score(self, group: Group, score: float) -> None:
+        self.graded += 1
+        group.graded += 1
+        group.score_sum += score
+
+    def _lead(self, group: Group) -> None:
+        # Counts only grow, so only the group that grew can have changed the first two.
+        if group is self._leader:
+            self.leader_count = group.count
+        elif group.count > self.leader_count:
+            self.runner_up_count = self.leader_count
+            self._leader, self.leader_count = group, group.count
+        elif group.count > self.runner_up_count:
+            self.runner_up_count = group.count
+
+
+def _longer(one: Candidate, other: Candidate) -> bool:
+    return (len(one.text), other.path) > (len(other.text), one.path)

@@ -1,0 +1,109 @@
+"""Answers are found where they are given and compared by what they mean."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.answers import answer_of, canonical, extract
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{1} or rather \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{f(\{1, 2\})}.", r"f(\{1, 2\})"),
+        (r"\boxed{7} and then \boxed{8 with no end", "7"),
+        ("12 * 8 = 96\n#### 96", "96"),
+        ("#### 1\n#### 2\n", "2"),
+        ("The answer is **42**.", "42"),
+        ("Answer: 3/4", "3/4"),
+        ("Final answer: $1,250.", "$1,250"),
+        ("We get 12 apples and so 30", "30"),
+        ("That makes 1,234 in all.", "1,234"),
+        ("I don't know", None),
+        ("", None),
+    ],
+)
+def test_answer_is_found_where_it_is_marked(text: str, answer: str | None) -> None:
+    """Of several marked answers the last counts, boxed before hashes before words."""
+    assert extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("12 * 8 = 96\n#### 9", None),
+        ("12 * 8 = 96\n#### 96\n", "96"),
+        ("12 * 8 = 9", None),
+        (r"\boxed{96} and", "96"),
+        ("the answer is 1", None),
+    ],
+)
+def test_cut_text_gives_only_what_is_complete(text: str, answer: str | None) -> None:
+    """An answer that runs up to the cut may be half of one, and doesn't count."""
+    assert extract(text, ended=False) == answer
+
+
+@pytest.mark.parametrize(
+    ("forms", "written"),
+    [
+        (("0.5", "1/2", r"\frac{1}{2}", r"\dfrac12", "50%", ".5", "0.50", r"$\frac12$", "50\\%"), "0.5"),
+        (("1234", "1,234", "$1,234", "1234.0", "1.234e3", r"1.234 \times 10^{3}", "+1234"), "1234"),
+        (("-3", "−3", "-3.0", "-6/2", "-$3"), "-3"),
+        (("1 1/2", r"1\frac{1}{2}", "1.5", "3/2"), "1.5"),
+        (("1/3", "2/6", r"\frac{1}{3}"), "1/3"),
+        (("x = 5", "5", "5.", r"5\text{ cm}", r"5^\circ"), "5"),
+        (("(1, 2)", "( 1,2 )", r"\left(1, 2\right)"), "(1,2)"),
+        (("Paris", "paris", r"\text{Paris}", "**Paris**."), "paris"),
+    ],
+)
+def test_forms_of_one_answer_are_one(forms: tuple[str, ...], written: str) -> None:
+    """However it is written, the same value is the same answer."""
+    assert {canonical(form) for form in forms} == {written}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("0.333", "1/3"), ("1", "-1"), ("3 m", "3 cm"), ("1,2", "12"), ("2", "2/0"), ("A", "B")],
+)
+def test_different_answers_stay_apart(one: str, other: str) -> None:
+    """What isn't the same isn't made the same."""
+    assert canonical(one) != canonical(other)
+
+
+@given(st.text())
+def test_canonical_is_stable(text: str) -> None:
+    """Any text has a canonical form, which is its own canonical form where it is a number."""
+    once = canonical(text)
+    if once.lstrip("-").replace(".", "", 1).isdigit():
+        assert canonical(once) == once
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(1, 10**4))
+def test_fractions_agree_with_their_latex(top: int, bottom: int) -> None:
+    """a/b and its LaTeX form are one answer."""
+    assert canonical(f"{top}/{bottom}") == canonical(rf"\frac{{{top}}}{{{bottom}}}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed{" * 20_000,
+        "#" * 200_000,
+        "1e999999999",
+        "answer is " * 20_000,
+        "9" * 100_000,
+        "1," * 50_000,
+        "{" * 100_000,
+    ],
+)
+def test_hostile_text_is_read_quickly(text: str) -> None:
+    """No text takes long to read."""
+    began = time.perf_counter()
+    answer_of(text)
+    canonical(text)
+    assert time.perf_counter() - began < 2.0
