@@ -1,0 +1,356 @@
+"""The settings: what there is to set, what it means and what it is by default.
+
+`Settings()` is the embedded default and reads nothing from outside; services/profiles.py reads the
+profile, the environment and the flags. Every setting is described where it stands, and what stands
+there is what `longthink serve --help` prints.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from planner.domain import Prices
+from planner.effort import PRESETS, Preset
+from workers import reference
+from workers.options import GeneratorOptions, RewardOptions
+
+REFERENCE = "reference"
+"""The name of the model, or reward model, that ships with longthink."""
+
+ENV_PREFIX = "LONGTHINK_"
+"""What the name of a setting's environment variable starts with: LONGTHINK_SERVICE__PORT."""
+
+EffortWord: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Positive: TypeAlias = Annotated[int, Field(gt=0)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """One table of the profile."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ServiceSettings(Section):
+    """The HTTP service."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Only loopback addresses: there are no API keys yet."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+
+    max_body_bytes: Positive = 1_048_576
+    """Longest request body that is read; a longer one is refused with 413."""
+
+    default_effort: EffortWord = "medium"
+    """The `reasoning_effort` of a request that names none."""
+
+    default_max_tokens: Positive = 1024
+    """Length of one candidate, in tokens, where a request names none and the context allows it."""
+
+    grace_seconds: NotNegative = 20.0
+    """How long requests in flight may take to end when the service is stopped."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written."""
+
+    log_format: Literal["text", "json"] = "text"
+    """Log lines for people, or one JSON object a line."""
+
+    @field_validator("host")
+    @classmethod
+    def _only_loopback(cls, host: str) -> str:
+        if not _is_loopback(host):
+            raise ValueError(
+                f"{host} can be reached from other machines, and longthink has no API keys yet, "
+                "so whoever reaches it could use it. Listen on 127.0.0.1 and put a proxy that "
+                "authenticates, or an SSH tunnel, in front of it"
+            )
+        return host
+
+
+class RedisSettings(Section):
+    """Where budgets and traces are kept."""
+
+    url: str | None = None
+    """Redis to use, as redis://, rediss:// or unix://; REDIS_URL says it too. Without one, a
+    redis-server is started on a private socket and stopped with the service."""
+
+    lease_seconds: Positive = 30
+    """How long a hold on a budget outlives the process that took it."""
+
+    ttl_seconds: Positive = 3600
+    """How long a budget and a trace are kept after their last change."""
+
+    @model_validator(mode="after")
+    def _outlives_leases(self) -> Self:
+        if self.ttl_seconds <= self.lease_seconds:
+            raise ValueError("ttl_seconds must be longer than lease_seconds")
+        return self
+
+
+class RaySettings(Section):
+    """Where workers run."""
+
+    address: str | None = None
+    """Ray cluster to use: "auto" or host:port; RAY_ADDRESS says it too. Without one, Ray is
+    started on this machine and stopped with the service."""
+
+
+class EngineSettings(Section):
+    """What every vLLM engine is started with."""
+
+    model: str = REFERENCE
+    """Hugging Face id or folder of the model; "reference" is the one that ships with longthink."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    """Number format of the weights; auto takes the checkpoint's."""
+
+    max_model_len: Positive | None = None
+    """Longest prompt and answer together, in tokens; without one, what the model was made for."""
+
+    replicas: Positive = 1
+    """How many engines run side by side."""
+
+    tensor_parallel: Positive = 1
+    """GPUs that one engine is spread over, a whole one for each part."""
+
+    gpus: NotNegative = 0.0
+    """GPUs that Ray sets aside for one replica; 0 runs it on the CPU, a fraction shares one."""
+
+    cpus: NotNegative = 0.0
+    """CPUs that Ray sets aside for one replica."""
+
+    threads: Positive = 1
+    """Compute threads of one replica on the CPU."""
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of each GPU's memory that the engine takes; no meaning on the CPU."""
+
+    kv_space_gib: Annotated[float, Field(gt=0)] = 1.0
+    """Memory for the KV cache on the CPU, in GiB; no meaning on a GPU."""
+
+    max_num_seqs: Positive = 128
+    """Sequences that are worked on at once; more wait in the engine's queue."""
+
+    max_num_batched_tokens: Positive | None = None
+    """Tokens that one engine step works on at most; without one, vLLM's own choice."""
+
+    max_queued_requests: Positive = 4096
+    """Sequences that may be in one engine, running or waiting; past that it refuses."""
+
+    max_queued_tokens: Positive = 1_000_000
+    """Tokens of prompts that may wait in one engine; past that it refuses."""
+
+    enforce_eager: bool = True
+    """Run without compiling graphs: a quicker start, slower tokens on a GPU."""
+
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model; only for a model whose code you have read."""
+
+    health_period_seconds: Annotated[float, Field(gt=0)] = 2.0
+    """How often an engine is asked whether it lives."""
+
+    health_timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How long an engine may take to say so before it is replaced."""
+
+    extra: dict[str, Any] = {}
+    """Any other of vLLM's engine arguments, passed on as they are."""
+
+    @model_validator(mode="after")
+    def _gpus_match(self) -> Self:
+        if self.gpus and self.tensor_parallel > 1 and self.gpus != self.tensor_parallel:
+            raise ValueError(
+                f"gpus is what one replica gets, so it must be {self.tensor_parallel} with "
+                f"tensor_parallel = {self.tensor_parallel}"
+            )
+        return self
+
+
+class GeneratorSettings(EngineSettings):
+    """The engines that write candidates."""
+
+    served_name: str | None = None
+    """Name the model goes by in the API; without one, its Hugging Face id or its folder's name."""
+
+    enable_prefix_caching: bool = True
+    """Keep the KV cache of prompts, so that the candidates of a question share its prompt."""
+
+    enable_chunked_prefill: bool = False
+    """Read a long prompt in pieces between decoding steps. Only on GPUs: on the CPU it ends the
+    engine as soon as a request has a seed."""
+
+    step_delimiter: Annotated[str, Field(min_length=1)] = "\n"
+    """What ends a step of a solution: a newline in the reference model's writing, a blank line in
+    most others'."""
+
+    @property
+    def name(self) -> str:
+        """Name the model goes by in the API."""
+        if self.served_name is not None:
+            return self.served_name
+        if self.model == REFERENCE:
+            return "longthink-reference"
+        is_folder = self.model.startswith(("/", "./", "../"))
+        return Path(self.model).name if is_folder else self.model
+
+    @model_validator(mode="after")
+    def _chunks_only_on_gpus(self) -> Self:
+        if self.enable_chunked_prefill and not self.gpus:
+            raise ValueError(
+                "enable_chunked_prefill needs GPUs (gpus above 0): on the CPU a seeded request "
+                "whose prompt is read in pieces ends the engine"
+            )
+        return self
+
+    def options(self) -> GeneratorOptions:
+        """What the workers are told."""
+        said = self.model_dump(exclude={"model", "served_name", "step_delimiter"})
+        return GeneratorOptions(model=_found(self.model, "reasoner"), served_name=self.name, **said)
+
+
+class RewardSettings(EngineSettings):
+    """The engines that grade candidates."""
+
+    enabled: bool = True
+    """Whether there is a reward model at all. Without one, candidates are chosen by vote."""
+
+    kind: Literal["process", "outcome"] = "process"
+    """Whether the model scores every step of a candidate, or only the whole."""
+
+    step_tag: str = "<extra_0>"
+    """Token that a process reward model wants at the end of each step."""
+
+    aggregate: Literal["last", "min", "product", "mean"] = "last"
+    """How a candidate's score comes of its steps' scores."""
+
+    def options(self) -> RewardOptions | None:
+        """What the workers are told; None where there is no reward model."""
+        if not self.enabled:
+            return None
+        said = self.model_dump(exclude={"model", "enabled"})
+        return RewardOptions(model=_found(self.model, "prm"), **said)
+
+
+class PriceSettings(Section):
+    """What a request is charged, in US dollars per million tokens; what budgets in usd mean."""
+
+    prompt: NotNegative = 0.05
+    """Price of a million tokens of prompts, over all branches."""
+
+    completion: NotNegative = 0.20
+    """Price of a million tokens generated, over all branches."""
+
+    reward: NotNegative = 0.05
+    """Price of a million tokens read by reward models."""
+
+
+class EffortSettings(Section):
+    """What one word of `reasoning_effort` means. What it leaves open stays as it ships."""
+
+    strategy: str | None = None
+    """How candidates are searched for."""
+
+    selector: str | None = None
+    """How the answer is chosen from them."""
+
+    stop: str | None = None
+    """When enough is enough."""
+
+    candidates: Positive | None = None
+    """How many candidates at most."""
+
+    def over(self, shipped: Preset) -> Preset:
+        """The preset with what is said here put over it."""
+        return replace(shipped, **self.model_dump(exclude_none=True))
+
+
+class Settings(Section):
+    """All of it."""
+
+    service: ServiceSettings = ServiceSettings()
+    redis: RedisSettings = RedisSettings()
+    ray: RaySettings = RaySettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    reward: RewardSettings = RewardSettings()
+    prices: PriceSettings = PriceSettings()
+    efforts: dict[EffortWord, EffortSettings] = {}
+
+    def price_table(self) -> Prices:
+        """The prices as the budget counts them."""
+        return Prices(self.prices.prompt, self.prices.completion, self.prices.reward)
+
+    def presets(self) -> dict[str, Preset]:
+        """What each word of `reasoning_effort` means here, changed where the profile says so."""
+        presets = dict(PRESETS)
+        for word, said in self.efforts.items():
+            presets[word] = said.over(presets[word])
+        return presets
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One setting, for a list of all of them. `default` is as TOML would write it."""
+
+    name: str
+    env: str
+    default: str
+    help: str
+
+
+def describe() -> Iterator[Described]:
+    """Every setting, in the order of the profile, except the table of efforts."""
+    for section, table in sections().items():
+        for name, info in table.model_fields.items():
+            yield Described(
+                name=f"{section}.{name}",
+                env=f"{ENV_PREFIX}{section}__{name}".upper(),
+                default=_as_toml(info.get_default(call_default_factory=True)),
+                help=" ".join((info.description or "").split()),
+            )
+
+
+def sections() -> dict[str, type[Section]]:
+    """The tables of the profile whose keys are settings."""
+    return {
+        name: info.annotation
+        for name, info in Settings.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+    }
+
+
+def _as_toml(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case str():
+            return '"' + value.replace("\n", "\\n") + '"'
+        case dict():
+            return "{}"
+        case _:
+            return str(value)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _found(model: str, shipped: str) -> str:
+    """The folder or the id to load; `shipped` is the folder of the model that ships."""
+    if model != REFERENCE:
+        return model
+    return str(Path(reference.__file__).parent / "models" / shipped)
