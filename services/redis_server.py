@@ -80,7 +80,9 @@ class RedisServer:
         return f"unix://{self._directory / _SOCKET}"
 
     def start(self) -> Self:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers. Raises RedisServerError where it can't, or has."""
+        if self._process is not None:
+            raise RedisServerError("The redis-server is running already: stop it first.")
         binary = find_redis_server()
         self._directory = _private_directory()
         log = self._directory / "redis.log"
