@@ -59,32 +59,34 @@ PRESETS: Mapping[str, Preset] = {
 _SELECTOR_OF = {"single": "majority", "majority": "majority", "best_of_n": "best"}
 
 
-def settle(options: Options, *, default: str = "medium") -> Effort:
-    """The effort a request asked for.
+def settle(
+    options: Options, *, presets: Mapping[str, Preset] = PRESETS, default: str = "medium"
+) -> Effort:
+    """The effort a request asked for; `default` is that of a request that names none.
 
     Names are checked by the registries that know them, when the search is made. A request that
     names its strategy gets exactly that: no stopping rule it didn't ask for but `certain`, which
     can't change an answer.
     """
     word = options.effort or default
-    if word not in PRESETS:
+    if word not in presets:
         raise InvalidOption(
-            f"reasoning_effort must be one of {', '.join(PRESETS)}, not {word!r}.",
+            f"reasoning_effort must be one of {', '.join(presets)}, not {word!r}.",
             "reasoning_effort",
         )
-    preset = PRESETS[word]
+    preset = presets[word]
     strategy = options.strategy or preset.strategy
     if options.strategy is None:
         selector, stop = preset.selector, preset.stop
     else:
         selector, stop = _SELECTOR_OF.get(strategy, preset.selector), "certain"
-    wide = options.budget.candidates or preset.candidates
-    if strategy == "single":
-        wide = 1
+    candidates = options.budget.candidates
+    if candidates is None:
+        candidates = max(preset.candidates, options.answers)
     return Effort(
         strategy=strategy,
         selector=options.selector or selector,
         stop=options.stop or stop,
-        candidates=max(wide, options.answers) if options.budget.candidates is None else wide,
+        candidates=candidates,
         budget=options.budget,
     )

@@ -23,11 +23,11 @@ class Lengths:
     """
 
     mean: float | None = None
-    _fade: float = 0.05
+    fade: float = 0.05
 
     def saw(self, tokens: int) -> None:
         """Learn from a candidate that ended by itself."""
-        self.mean = tokens if self.mean is None else self.mean + self._fade * (tokens - self.mean)
+        self.mean = tokens if self.mean is None else self.mean + self.fade * (tokens - self.mean)
 
     def likely(self, max_tokens: int) -> int:
         """The likely length of a candidate that may take `max_tokens`; at least 1."""
@@ -76,14 +76,24 @@ def first_instalments(
 
 
 def next_instalment(
-    left: Budget, prices: Prices, *, prompt_tokens: int, missing: int, likely: int, alone: bool
+    left: Budget,
+    prices: Prices,
+    *,
+    prompt_tokens: int,
+    missing: int,
+    likely: int,
+    waiting: int,
+    alone: bool,
 ) -> int:
     """The tokens to hold so that a candidate goes on that used up its last instalment.
 
-    `missing` is what it may still take at most. While others run (not `alone`) it waits for a
-    quarter of a likely candidate rather than go on by crumbs, as they may give back what they
-    don't need. 0 means to wait, or, alone, that the budget is used up.
+    `missing` is what it may still take at most; `waiting` candidates wait for as much, itself
+    included. It gets all of it where there is enough for all. Else, while others run (not
+    `alone`), it waits for a quarter of a likely candidate rather than go on by crumbs, as they may
+    give back what they don't need. 0 means to wait, or, alone, that the budget is used up.
     """
+    if affordable(left, prices, waiting, prompt_tokens) >= waiting * missing:
+        return missing
     tokens = min(missing, affordable(left, prices, 1, prompt_tokens))
     chunk = min(missing, max(16, likely // 4))
     if tokens >= chunk:

@@ -117,8 +117,8 @@ class TraceStore:
 
         Raises redis.exceptions.RedisError when Redis can't be reached.
         """
-        entries = await self._redis.xrange(self._key(trace_id))
-        return [_decode(fields) for _, fields in entries] or None
+        entries = await self._redis.xrange(self._key(trace_id)) or []
+        return [_decode(fields) for _, fields in entries if fields is not None] or None
 
     async def _write(self) -> None:
         while True:
@@ -135,10 +135,11 @@ class TraceStore:
 
     async def _send(self, batch: list[tuple[str, Event]]) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:
+            # A pipeline only notes its commands; what they return means nothing yet.
             for trace_id, event in batch:
-                pipe.xadd(self._key(trace_id), _encode(event))
+                _ = pipe.xadd(self._key(trace_id), _encode(event))
             for trace_id in {trace_id for trace_id, _ in batch}:
-                pipe.expire(self._key(trace_id), self._ttl)
+                _ = pipe.expire(self._key(trace_id), self._ttl)
             await pipe.execute()
 
     @staticmethod

@@ -1,0 +1,453 @@
+"""The driver: the only loop that does I/O for a search.
+
+It asks the search what to do, holds what that may cost, sends it to the workers, settles what it
+really cost, tells the search, and cancels what the search no longer wants; until the search is
+done, its deadline has come, its budget is used up or somebody ends it. What always holds:
+
+- no call runs that isn't held for, and every hold is settled with what its call really cost;
+- every task that was asked is told exactly once;
+- there is an outcome, whatever failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from typing import Any, TypeAlias
+
+from planner.domain import (
+    Candidate,
+    Cost,
+    Expand,
+    Finish,
+    Outcome,
+    Prices,
+    Query,
+    Result,
+    Stopped,
+    Task,
+)
+from planner.errors import LedgerUnavailable
+from planner.funding import Lengths, first_instalments, next_instalment
+from planner.ports import Commit, Hold
+from planner.search import Search
+from planner.steps import AGGREGATES
+from services.flights import TRIES, Flight, Grading
+from services.purse import Purse
+from services.record import outcome_data, result_data
+from services.trace import Kind, Trace
+from workers import messages
+from workers.ports import Pool
+
+_GRADE_MARGIN = 32
+"""Tokens that a reward model's template may need beyond the generator's; it says so if more."""
+
+_News: TypeAlias = messages.GenerationEvent | messages.Graded | None
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How searches are driven, the same for all requests of a profile.
+
+    `step_delimiter` ends a step; `aggregate` names how step scores become one; `max_in_flight`
+    bounds the calls of one request at a time; `lease_seconds` is that of the ledger;
+    `settle_seconds` is how long a reply waits for the true cost of what was cancelled, and
+    `late_seconds` how long that is awaited after the reply; `progress_seconds` lie at least
+    between two standings in the trace.
+    """
+
+    prices: Prices = Prices()
+    step_delimiter: str = "\n\n"
+    aggregate: str = "last"
+    max_in_flight: int = 256
+    lease_seconds: float = 10.0
+    settle_seconds: float = 0.25
+    late_seconds: float = 10.0
+    progress_seconds: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """The outcome and everything that was spent on it."""
+
+    outcome: Outcome
+    spent: Cost
+
+
+class Driver:
+    """Drives one search. `await run()` once; `concluded` has its conclusion, maybe sooner."""
+
+    def __init__(
+        self,
+        search: Search,
+        query: Query,
+        prompt: messages.Prompt,
+        *,
+        pool: Pool,
+        purse: Purse,
+        trace: Trace,
+        manner: Manner,
+        lengths: Lengths,
+        deadline: float | None,
+        stream_tokens: bool = False,
+    ) -> None:
+        """`deadline` is on the event loop's clock; `lengths` are those of all requests."""
+        self._loop = asyncio.get_running_loop()
+        self.concluded: asyncio.Future[Conclusion] = self._loop.create_future()
+        self._search = search
+        self._query = query
+        self._prompt = prompt
+        self._pool = pool
+        self._purse = purse
+        self._trace = trace
+        self._manner = manner
+        self._all_lengths = lengths
+        # What this query's own candidates take counts for more than what others' did.
+        self._lengths = Lengths(lengths.mean, fade=0.25)
+        self._deadline = deadline
+        self._stream = stream_tokens
+        self._limit = min(query.sampling.max_tokens, prompt.context_left)
+        self._ops = count()
+        self._unstarted: deque[Expand] = deque()
+        self._ungraded: deque[Grading] = deque()
+        self._waiting: dict[str, Flight] = {}
+        self._flying: dict[str, Flight] = {}
+        self._grading: dict[str, Grading] = {}
+        self._cancelled: set[str] = set()
+        self._carriers: set[asyncio.Task[None]] = set()
+        self._inbox: asyncio.Queue[_News] = asyncio.Queue()
+        self._reason: Stopped | None = None
+        self._notes: list[str] = []
+        self._next_standing = 0.0
+
+    def stop(self, reason: Stopped) -> None:
+        """End the search with the best so far."""
+        if self._reason is None:
+            self._reason = reason
+            self._inbox.put_nowait(None)
+
+    async def run(self) -> None:
+        """Drive the search to its end, then settle what was cut off by it."""
+        async with asyncio.TaskGroup() as group:
+            renewal = group.create_task(self._keep_lease())
+            await self._drive(group)
+            await self._cancel({*self._flying, *self._grading})
+            await self._settle_within(self._manner.settle_seconds)
+            self._conclude()
+            await self._settle_within(self._manner.late_seconds)
+            self._write_off()
+            await self._purse.insist(self._manner.late_seconds)
+            renewal.cancel()
+
+    async def _drive(self, group: asyncio.TaskGroup) -> None:
+        try:
+            while not self._ended():
+                await self._launch(group)
+                if self._ended():
+                    return
+                if not self._flying and not self._grading:
+                    # Nothing runs and nothing could be started.
+                    self._reason = Stopped.BUDGET
+                elif not await self._hear(self._deadline):
+                    self._reason = Stopped.DEADLINE
+        except LedgerUnavailable as error:
+            self._reason = self._reason or Stopped.BUDGET
+            self._notes.append(f"{error} The search ended with the best answer it had.")
+
+    def _ended(self) -> bool:
+        return self._reason is not None or self._search.done
+
+    async def _launch(self, group: asyncio.TaskGroup) -> None:
+        """Start whatever the search wants and the budget affords."""
+        busy = len(self._flying) + len(self._waiting) + len(self._unstarted)
+        room = self._manner.max_in_flight - busy - len(self._grading) - len(self._ungraded)
+        if room > 0 and (asked := self._search.ask(room)):
+            self._trace.append(Kind.ASKED, room=room, tasks=[task.id for task in asked])
+            for task in asked:
+                if isinstance(task, Expand):
+                    self._unstarted.append(task)
+                else:
+                    self._ungraded.append(Grading(task, self._reading(task.candidate)))
+        await self._start_grading(group)
+        await self._continue_waiting(group)
+        await self._start_flights(group)
+
+    async def _hear(self, deadline: float | None) -> bool:
+        """Wait for news; settle and tell all there is of it. False if the deadline came first."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                news = [await self._inbox.get()]
+        except TimeoutError:
+            return False
+        while not self._inbox.empty():
+            news.append(self._inbox.get_nowait())
+        for one in news:
+            self._take(one)
+        await self._drop_surplus()
+        self._standing()
+        await self._purse.settle()
+        return True
+
+    def _take(self, news: _News) -> None:
+        match news:
+            case messages.Tokens():
+                self._trace.append(Kind.TOKENS, id=news.id, text=news.text)
+            case messages.Generated() if news.id in self._flying:
+                self._landed(self._flying.pop(news.id), news)
+            case messages.Graded() if news.id in self._grading:
+                self._graded(self._grading.pop(news.id), news)
+            case _:  # a wake-up, or news of a call that was written off
+                pass
+
+    def _tell(self, task: Task, result: Result) -> None:
+        self._search.tell(task, result)
+        self._trace.append(Kind.TOLD, **result_data(result))
+
+    # Generating
+
+    async def _start_flights(self, group: asyncio.TaskGroup) -> None:
+        """Start as many new candidates as can be funded side by side."""
+        if not self._unstarted or self._waiting:
+            return
+        flights = [Flight(task, self._limit_of(task)) for task in self._unstarted]
+        longest = max(flight.limit for flight in flights)
+        started, tokens = first_instalments(
+            self._purse.left,
+            self._manner.prices,
+            wanted=len(flights),
+            prompt_tokens=max(flight.prompt_tokens(self._prompt) for flight in flights),
+            max_tokens=longest,
+            likely=self._lengths.likely(longest),
+            alone=not self._flying,
+        )
+        for flight in flights[:started]:
+            self._unstarted.popleft()
+            self._fund(flight, min(tokens, flight.limit))
+        refused = await self._send(flights[:started], group)
+        self._unstarted.extendleft(flight.task for flight in reversed(refused))
+
+    async def _continue_waiting(self, group: asyncio.TaskGroup) -> None:
+        """Fund the next instalment of those that used theirs up, in the order of their nodes."""
+        for flight in sorted(self._waiting.values(), key=lambda flight: flight.task.path):
+            tokens = next_instalment(
+                self._purse.left,
+                self._manner.prices,
+                prompt_tokens=flight.prompt_tokens(self._prompt),
+                missing=flight.missing,
+                likely=self._lengths.likely(flight.limit),
+                waiting=len(self._waiting),
+                alone=not self._flying,
+            )
+            if tokens == 0 and self._flying:
+                return
+            del self._waiting[flight.task.id]
+            if tokens:
+                self._fund(flight, tokens)
+            if not tokens or await self._send([flight], group):
+                self._tell(flight.task, flight.result("done", Finish.BUDGET))
+
+    def _fund(self, flight: Flight, tokens: int) -> None:
+        flight.fund(self._op(flight.task), tokens, self._prompt, self._manner.prices)
+
+    async def _send(self, flights: list[Flight], group: asyncio.TaskGroup) -> list[Flight]:
+        """Hold for funded flights and send them off as one batch; returns those refused."""
+        granted = await self._hold(flights)
+        batch = []
+        for flight, yes in zip(flights, granted, strict=True):
+            if yes:
+                call = flight.call(
+                    self._call_id(flight.op),
+                    self._query,
+                    self._prompt,
+                    self._manner.step_delimiter,
+                    self._stream,
+                )
+                self._flying[call.id] = flight
+                batch.append(call)
+        if batch:
+            self._carry(self._pool.generate(tuple(batch)), group)
+        return [flight for flight, yes in zip(flights, granted, strict=True) if not yes]
+
+    def _landed(self, flight: Flight, made: messages.Generated) -> None:
+        """A call has ended; its task too, unless it is to go on."""
+        self._purse.owe(Commit(flight.op, flight.take(made, self._manner.prices)))
+        task = flight.task
+        if made.finish == "cancelled":
+            self._tell(task, flight.result("cancelled", Finish.CANCELLED))
+        elif made.finish == "failed" and not (made.lost and flight.losses < TRIES):
+            self._tell(task, flight.result("failed", Finish.CANCELLED, made.error))
+        elif made.finish == "failed" or (made.finish == "length" and flight.missing > 0):
+            self._waiting[task.id] = flight
+        else:
+            if made.finish == "stop" and task.until == "end":
+                self._lengths.saw(len(flight.token_ids))
+                self._all_lengths.saw(len(flight.token_ids))
+            self._tell(task, flight.result("done", Finish(made.finish)))
+
+    def _limit_of(self, task: Expand) -> int:
+        left = self._limit - (len(task.parent.token_ids) if task.parent else 0)
+        return max(1, left if task.max_tokens is None else min(left, task.max_tokens))
+
+    # Grading
+
+    async def _start_grading(self, group: asyncio.TaskGroup) -> None:
+        """Grade what can be paid for, as one batch; the others stay without a score."""
+        gradings = list(self._ungraded)
+        self._ungraded.clear()
+        for grading in gradings:
+            grading.fund(self._op(grading.task), self._manner.prices)
+        batch = []
+        for grading, yes in zip(gradings, await self._hold(gradings), strict=True):
+            if yes:
+                call = grading.call(
+                    self._call_id(grading.op), self._query, self._manner.step_delimiter
+                )
+                self._grading[call.id] = grading
+                batch.append(call)
+            else:
+                error = "The budget has too little left for the reward model to read it."
+                self._tell(grading.task, grading.result("failed", error=error))
+        if batch:
+            self._carry(self._pool.grade(tuple(batch)), group)
+
+    def _graded(self, grading: Grading, made: messages.Graded) -> None:
+        """A grading call has ended; its task too, unless it is to be tried again."""
+        self._purse.owe(Commit(grading.op, grading.take(made, self._manner.prices)))
+        task = grading.task
+        if made.finish == "done":
+            score = AGGREGATES[self._manner.aggregate](made.step_scores)
+            candidate = task.candidate.graded(made.step_scores, score)
+            self._tell(task, grading.result("done", candidate, worker=made.worker))
+        elif made.finish == "cancelled":
+            self._tell(task, grading.result("cancelled"))
+        elif made.needs > grading.needs or (made.lost and grading.losses < TRIES):
+            grading.needs = max(grading.needs, made.needs)
+            self._ungraded.append(grading)
+        else:
+            self._tell(task, grading.result("failed", error=made.error))
+
+    def _reading(self, candidate: Candidate) -> int:
+        """About how many tokens a reward model reads of `candidate`; it says so if it's more."""
+        steps = candidate.text.count(self._manner.step_delimiter) + 1
+        made = len(candidate.token_ids) or len(candidate.text)
+        return len(self._prompt.token_ids) + made + steps + _GRADE_MARGIN
+
+    # Cancelling and concluding
+
+    async def _drop_surplus(self) -> None:
+        """Cancel what the search no longer wants."""
+        surplus = {task.id: task for task in self._search.surplus()}
+        if not surplus:
+            return
+        for task in [task for task in self._unstarted if task.id in surplus]:
+            self._unstarted.remove(task)
+            self._tell(task, Result(task.id, "cancelled"))
+        for flight in [one for one in self._waiting.values() if one.task.id in surplus]:
+            del self._waiting[flight.task.id]
+            self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
+        await self._cancel({op for op, one in self._flying.items() if one.task.id in surplus})
+
+    async def _cancel(self, calls: Collection[str]) -> None:
+        """Cancel calls that run; what they made until then is still heard of."""
+        fresh = set(calls) - self._cancelled
+        if fresh:
+            self._cancelled |= fresh
+            self._trace.append(Kind.CANCELLED, calls=sorted(fresh))
+            await self._pool.cancel(fresh)
+
+    async def _settle_within(self, seconds: float) -> None:
+        """Hear how the cancelled calls ended, for at most so long."""
+        until = self._loop.time() + seconds
+        while self._flying or self._grading:
+            # What the ledger can't be told now stays owed in the purse.
+            with suppress(LedgerUnavailable):
+                if not await self._hear(until):
+                    break
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Tell the search of all that will not run any more."""
+        for task in self._unstarted:
+            self._tell(task, Result(task.id, "cancelled"))
+        for flight in self._waiting.values():
+            self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
+        for grading in self._ungraded:
+            self._tell(grading.task, grading.result("cancelled"))
+        for queue in (self._unstarted, self._waiting, self._ungraded):
+            queue.clear()
+
+    def _conclude(self) -> None:
+        """Settle on the outcome. Calls that have yet to report count with all they may cost."""
+        best = self._search.best()
+        stopped = self._reason or self._search.stopped
+        outcome = replace(best, stopped=stopped, notes=(*best.notes, *self._notes))
+        spent = sum((one.held for one in self._flying.values()), self._purse.spent)
+        spent = sum((one.held for one in self._grading.values()), spent)
+        self._trace.append(Kind.CLOSED, outcome=outcome_data(outcome), spent=asdict(spent))
+        self.concluded.set_result(Conclusion(outcome, spent))
+
+    def _write_off(self) -> None:
+        """Charge what never reported back with all it may have cost, and let go of it."""
+        for flight in self._flying.values():
+            self._purse.owe(Commit(flight.op, flight.held))
+        for grading in self._grading.values():
+            self._purse.owe(Commit(grading.op, grading.held))
+        for carrier in self._carriers:
+            carrier.cancel()
+
+    def _standing(self) -> None:
+        """Write down how things stand, unless that was a moment ago."""
+        now = self._loop.time()
+        if now < self._next_standing:
+            return
+        self._next_standing = now + self._manner.progress_seconds
+        best = self._search.best()
+        finished, planned = self._search.progress()
+        self._trace.append(
+            Kind.STANDING,
+            finished=finished,
+            planned=planned,
+            running=len(self._flying),
+            answer=best.answer,
+            confidence=best.confidence,
+            votes=[asdict(vote) for vote in best.votes],
+            spent=asdict(self._purse.spent),
+        )
+
+    # Plumbing
+
+    async def _hold(self, flights: list[Flight] | list[Grading]) -> tuple[bool, ...]:
+        if not flights:
+            return ()
+        return await self._purse.hold(tuple(Hold(one.op, one.held) for one in flights))
+
+    def _carry(self, events: AsyncIterator[Any], group: asyncio.TaskGroup) -> None:
+        """Carry what a batch has to say into the inbox."""
+
+        async def carry() -> None:
+            async for event in events:
+                self._inbox.put_nowait(event)
+
+        carrier = group.create_task(carry())
+        self._carriers.add(carrier)
+        carrier.add_done_callback(self._carriers.discard)
+
+    async def _keep_lease(self) -> None:
+        """Renew the holds well before they lapse; end the search if they did."""
+        while True:
+            await asyncio.sleep(self._manner.lease_seconds / 3)
+            # Out of reach, the ledger stops the search by itself when it is next needed.
+            with suppress(LedgerUnavailable):
+                if not await self._purse.renew():
+                    self._notes.append("The budget's lease had run out; the search ended there.")
+                    self.stop(Stopped.BUDGET)
+
+    def _op(self, task: Task) -> str:
+        return f"{task.id}#{next(self._ops)}"
+
+    def _call_id(self, op: str) -> str:
+        return f"{self._trace.id}/{op}"

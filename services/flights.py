@@ -1,0 +1,173 @@
+"""Tasks on their way: what each has made so far, what it has cost, which call carries it now.
+
+A task may take several calls: one more instalment of its budget, one more try after its worker was
+lost. Whatever happens between, its tokens are kept and it ends in exactly one `Result`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from planner.domain import (
+    Candidate,
+    Cost,
+    Expand,
+    Finish,
+    Grade,
+    Prices,
+    Query,
+    Result,
+    derive_seed,
+)
+from planner.steps import split_steps
+from workers import messages
+
+TRIES = 3
+"""How many workers a task may lose before it has failed."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """One `Expand` under way."""
+
+    task: Expand
+    limit: int
+    """The tokens it may add at most."""
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    logprob: float = 0.0
+    cost: Cost = Cost()
+    op: str = ""
+    """The operation id of its present call."""
+    held: Cost = Cost()
+    losses: int = 0
+    worker: str | None = None
+
+    @property
+    def missing(self) -> int:
+        """The tokens it may still add."""
+        return self.limit - len(self.token_ids)
+
+    def prompt_tokens(self, prompt: messages.Prompt) -> int:
+        """The length of the prompt of its next call."""
+        parent = len(self.task.parent.token_ids) if self.task.parent else 0
+        return len(prompt.token_ids) + parent + len(self.token_ids)
+
+    def fund(self, op: str, tokens: int, prompt: messages.Prompt, prices: Prices) -> None:
+        """Begin the call `op`, with what to hold so that it may make `tokens` tokens."""
+        first = 0 if self.cost.candidates else 1
+        cost = Cost(
+            prompt_tokens=self.prompt_tokens(prompt), completion_tokens=tokens, candidates=first
+        )
+        self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
+
+    def call(
+        self, call_id: str, query: Query, prompt: messages.Prompt, delimiter: str, stream: bool
+    ) -> messages.Generate:
+        """Its next call, for what was funded."""
+        task, sampling = self.task, query.sampling
+        parent = task.parent.token_ids if task.parent else ()
+        made = len(parent) + len(self.token_ids)
+        return messages.Generate(
+            id=call_id,
+            prompt_ids=(*prompt.token_ids, *parent, *self.token_ids),
+            max_tokens=self.held.completion_tokens,
+            temperature=sampling.temperature if task.temperature is None else task.temperature,
+            top_p=sampling.top_p,
+            seed=derive_seed(query.seed, task.path, made),
+            stop=sampling.stop,
+            delimiters=(delimiter,) if task.until == "step" else (),
+            stream=stream,
+        )
+
+    def take(self, made: messages.Generated, prices: Prices) -> Cost:
+        """Add what a call made; returns what the call cost.
+
+        A call whose worker was lost may have cost all that was held for it, and is charged that:
+        what nobody can know must not go unmetered.
+        """
+        if made.lost:
+            self.losses += 1
+            cost = replace(self.held, candidates=0)
+        else:
+            counted = bool(self.cost.candidates) or made.completion_tokens == 0
+            cost = Cost(
+                prompt_tokens=made.prompt_tokens,
+                cached_tokens=made.cached_tokens,
+                completion_tokens=made.completion_tokens,
+                candidates=0 if counted else 1,
+            )
+            cost = replace(cost, micro_usd=prices.micro_usd(cost))
+        self.cost += cost
+        self.token_ids.extend(made.token_ids)
+        self.text += made.text
+        self.logprob += made.logprob or 0.0
+        self.worker = made.worker or self.worker
+        return cost
+
+    def result(
+        self,
+        status: Literal["done", "failed", "cancelled"],
+        finish: Finish,
+        error: str | None = None,
+    ) -> Result:
+        """How the task ended, with what it made."""
+        parent = self.task.parent or Candidate(())
+        candidate = Candidate(
+            path=self.task.path,
+            text=parent.text + self.text,
+            token_ids=(*parent.token_ids, *self.token_ids),
+            finish=finish,
+            logprob=(parent.logprob or 0.0) + self.logprob,
+        )
+        made = candidate if self.token_ids or status == "done" else None
+        return Result(self.task.id, status, made, self.cost, error, self.worker)
+
+
+@dataclass(slots=True)
+class Grading:
+    """One `Grade` under way."""
+
+    task: Grade
+    needs: int
+    """The tokens that the reward model has to read for it, as far as is known."""
+    cost: Cost = Cost()
+    op: str = ""
+    held: Cost = Cost()
+    losses: int = 0
+
+    def fund(self, op: str, prices: Prices) -> None:
+        """Begin the call `op`, with what to hold for it."""
+        cost = Cost(reward_tokens=self.needs)
+        self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
+
+    def call(self, call_id: str, query: Query, delimiter: str) -> messages.Grade:
+        """Its next call, for what was funded."""
+        return messages.Grade(
+            id=call_id,
+            messages=tuple((message.role, message.content) for message in query.messages),
+            steps=split_steps(self.task.candidate.text, delimiter),
+            max_tokens=self.needs,
+        )
+
+    def take(self, made: messages.Graded, prices: Prices) -> Cost:
+        """Note how a call ended; returns what it cost (see `Flight.take` on lost workers)."""
+        if made.lost:
+            self.losses += 1
+            cost = self.held
+        else:
+            cost = Cost(reward_tokens=made.reward_tokens)
+            cost = replace(cost, micro_usd=prices.micro_usd(cost))
+        self.cost += cost
+        return cost
+
+    def result(
+        self,
+        status: Literal["done", "failed", "cancelled"],
+        candidate: Candidate | None = None,
+        error: str | None = None,
+        worker: str | None = None,
+    ) -> Result:
+        """How the task ended."""
+        return Result(self.task.id, status, candidate, self.cost, error, worker)

@@ -1,0 +1,151 @@
+"""The whole path of one request, from what it asks to its reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from planner.domain import Budget, Cost, Outcome, Query, Stopped
+from planner.effort import PRESETS, Effort, Options, Preset, settle
+from planner.errors import LedgerUnavailable
+from planner.funding import Lengths
+from planner.ports import Ledger
+from planner.search import Search, Setup, search
+from planner.selection import selector
+from planner.stopping import parse
+from services.driver import Conclusion, Driver, Manner
+from services.purse import Purse
+from services.record import effort_data, query_data
+from services.trace import Kind, Trace, TraceStore
+from workers.ports import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a request came to."""
+
+    trace_id: str
+    outcome: Outcome
+    effort: Effort
+    spent: Cost
+    budget: Budget
+
+
+class Run:
+    """One request under way. It goes on by itself until it is done or cancelled."""
+
+    def __init__(self, trace: Trace, effort: Effort, driver: Driver) -> None:
+        self.trace = trace
+        self.effort = effort
+        self._driver = driver
+
+    async def reply(self) -> Reply:
+        """Wait for the reply. Cancelling the wait doesn't cancel the run."""
+        conclusion: Conclusion = await asyncio.shield(self._driver.concluded)
+        return Reply(
+            self.trace.id, conclusion.outcome, self.effort, conclusion.spent, self.effort.budget
+        )
+
+    def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
+        """End it early, with the best answer so far."""
+        self._driver.stop(reason)
+
+
+class Reasoner:
+    """Starts runs, and knows those that are under way."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        ledger: Ledger,
+        traces: TraceStore,
+        manner: Manner,
+        *,
+        presets: Mapping[str, Preset] = PRESETS,
+        default_effort: str = "medium",
+    ) -> None:
+        self._pool = pool
+        self._ledger = ledger
+        self._traces = traces
+        self._manner = manner
+        self._presets = presets
+        self._default_effort = default_effort
+        self._lengths = Lengths()
+        self._runs: dict[asyncio.Task[None], Run] = {}
+
+    async def start(
+        self, query: Query, options: Options, *, trace_id: str, stream_tokens: bool = False
+    ) -> Run:
+        """Check everything, open the budget, begin.
+
+        Raises InvalidOption (PromptTooLong), LedgerUnavailable, WorkersUnavailable: nothing was
+        spent then.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = options.budget.deadline_seconds
+        due = None if deadline is None else loop.time() + deadline
+        effort = settle(options, presets=self._presets, default=self._default_effort)
+        strategy = self._strategy(query, effort)
+        messages = tuple((message.role, message.content) for message in query.messages)
+        prompt = await self._pool.prepare(messages)
+        account = await self._ledger.open(trace_id, effort.budget)
+
+        trace = Trace(trace_id, self._traces)
+        trace.append(
+            Kind.OPENED,
+            query=query_data(query),
+            effort=effort_data(effort),
+            prompt_tokens=len(prompt.token_ids),
+        )
+        driver = Driver(
+            strategy,
+            query,
+            prompt,
+            pool=self._pool,
+            purse=Purse(self._ledger, trace_id, account),
+            trace=trace,
+            manner=self._manner,
+            lengths=self._lengths,
+            deadline=due,
+            stream_tokens=stream_tokens,
+        )
+        run = Run(trace, effort, driver)
+        task = loop.create_task(self._see_through(trace_id, driver), name=f"run {trace_id}")
+        self._runs[task] = run
+        task.add_done_callback(self._runs.pop)
+        return run
+
+    async def drain(self, seconds: float) -> None:
+        """End every run with the best it has, and wait for them for at most so long."""
+        for run in list(self._runs.values()):
+            run.cancel()
+        if self._runs:
+            await asyncio.wait(list(self._runs), timeout=seconds)
+        for task in list(self._runs):
+            task.cancel()
+        await self._traces.aclose()
+
+    def _strategy(self, query: Query, effort: Effort) -> Search:
+        setup = Setup(
+            query=query,
+            candidates=effort.candidates,
+            selector=selector(effort.selector),
+            stop=parse(effort.stop),
+            grades=self._pool.grades,
+        )
+        return search(effort.strategy, setup)
+
+    async def _see_through(self, trace_id: str, driver: Driver) -> None:
+        """Run the driver and close its budget, whatever happens."""
+        try:
+            await driver.run()
+        except BaseException as error:
+            if not driver.concluded.done():
+                driver.concluded.set_exception(error)
+            raise
+        finally:
+            # Out of reach, the ledger lets the budget lapse by itself.
+            with suppress(LedgerUnavailable):
+                await self._ledger.close(trace_id)
