@@ -8,19 +8,24 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 
 def connect(
-    url: str, *, socket_timeout: float = 1.0, max_connections: int = 32, retries: int = 2
+    url: str,
+    *,
+    socket_timeout: float = 1.0,
+    retries: int = 2,
+    max_connections: int = 32,
+    queue_timeout: float = 10.0,
 ) -> Redis:
     """A client for `url` (redis://, rediss:// or unix://). Nothing is sent until it is used.
 
-    `socket_timeout` bounds, in seconds, connecting, each reply, and the wait for one of the
-    `max_connections`; callers beyond these queue. Retrying after a lost reply is safe for the
-    ledger's scripts alone, whose operations are idempotent: other commands sent through this
-    client may land more than once.
+    `socket_timeout` bounds connecting and the wait for each reply, in seconds. Callers beyond
+    `max_connections` queue, for `queue_timeout` seconds at most. Retrying after a lost reply is
+    safe for the ledger's scripts, whose operations are idempotent; other commands sent through
+    this client may land more than once.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
-        timeout=socket_timeout,
+        timeout=queue_timeout,
         socket_timeout=socket_timeout,
         socket_connect_timeout=socket_timeout,
         retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), retries),

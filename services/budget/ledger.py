@@ -129,8 +129,8 @@ class RedisLedger:
                 )
         except (RedisError, OSError) as error:  # TimeoutError, of our patience, is an OSError
             raise LedgerUnavailable(
-                f"The budget ledger got no answer from Redis ({type(error).__name__}: {error}). "
-                "Check that Redis runs and that REDIS_URL points to it, then try again."
+                f"The budget ledger can't use its Redis ({type(error).__name__}: {error}). "
+                "Check that it runs and that REDIS_URL points to it, then try again."
             ) from error
         code, *said = reply
         if code != scripts.OK:
