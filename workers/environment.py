@@ -1,0 +1,34 @@
+"""The environment variables that an engine's replica runs under.
+
+Set inside the replica, before vLLM is imported: a replica is a process of its own, so its
+environment is its own too, and the engine's process inherits it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from workers.options import EngineOptions
+
+
+def set_environment(options: EngineOptions) -> None:
+    """Tell vLLM and its libraries what the engine's options can't."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if Path(options.model).is_dir():
+        # Nothing to ask the hub about a model that is here.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if options.on_cpu:
+        os.environ.update(_on_cpu(options))
+
+
+def _on_cpu(options: EngineOptions) -> dict[str, str]:
+    return {
+        # Runs the model in the engine's process: otherwise vLLM starts a third process, which
+        # imports as long as the other two, and every step crosses one more border.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # Engines share the machine's cores: pinned, all would sit on the same ones.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(options.threads),
+    }

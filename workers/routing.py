@@ -1,0 +1,84 @@
+"""Which replica a call goes to.
+
+Owns the choice alone; queues, retries and health are Ray Serve's. A call that names a replica
+goes to that one as long as it lives; any other goes to the replica that has the least of this
+caller's work, counted in requests of a batch, not in batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+REPLICA = "replica"
+"""The keyword argument by which a call names the replica that it must go to."""
+
+
+@dataclass(slots=True)
+class _Charge:
+    """The work of one call, charged to the replica it was last chosen for."""
+
+    replica: ReplicaID
+    requests: int
+    pending: PendingRequest
+
+
+class EngineRouter(RequestRouter):
+    """Sends a batch where the fewest requests of earlier ones are unfinished.
+
+    A batch is charged when its replica is chosen, so that two chosen at the same moment don't land
+    on one replica, and discharged when it has ended.
+    """
+
+    def initialize_state(self, **_: object) -> None:
+        """Called by Serve once, before the first choice."""
+        self._charges: dict[str, _Charge] = {}
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """The replicas in order of preference, each a rank of its own."""
+        if pending_request is None:
+            return [candidate_replicas]
+        # Without this Serve asks again at once, for ever, while every replica is full.
+        pending_request.routing_context.should_backoff = True
+        named = pending_request.kwargs.get(REPLICA)
+        for replica in candidate_replicas:
+            if replica.replica_id.unique_id == named:
+                return [[replica]]
+        ranked = self._by_load(candidate_replicas)
+        if ranked:
+            self._charge(ranked[0].replica_id, pending_request)
+        return [[replica] for replica in ranked]
+
+    def on_request_completed(
+        self,
+        replica_id: ReplicaID,
+        internal_request_id: str,
+    ) -> None:
+        """Called by Serve when a call has ended, however it did."""
+        self._charges.pop(internal_request_id, None)
+
+    def _by_load(self, replicas: list[RunningReplica]) -> list[RunningReplica]:
+        self._charges = {
+            key: charge for key, charge in self._charges.items() if not _abandoned(charge)
+        }
+        load = dict.fromkeys((replica.replica_id for replica in replicas), 0)
+        for charge in self._charges.values():
+            if charge.replica in load:
+                load[charge.replica] += charge.requests
+        return sorted(replicas, key=lambda replica: load[replica.replica_id])
+
+    def _charge(self, replica: ReplicaID, pending: PendingRequest) -> None:
+        batch = pending.args[0] if pending.args else ()
+        self._charges[pending.metadata.internal_request_id] = _Charge(
+            replica, len(batch) if isinstance(batch, tuple) else 1, pending
+        )
+
+
+def _abandoned(charge: _Charge) -> bool:
+    """Whether the caller gave up while its call waited for a replica: it'll never be completed."""
+    return charge.pending.future.cancelled()

@@ -1,0 +1,258 @@
+"""One `Generate` on its way through vLLM.
+
+What always holds:
+
+- A call ends in exactly one `Generated`, and its counts are what the engine's own counters grew
+  by. Therefore a cancelled one is aborted in the engine and then read to its end, never dropped:
+  only its last output says how many of its tokens the counters have.
+- `token_ids` are what the model wrote, whole. `text` is what they say, except that a stop string
+  of the user is cut off, with what follows it in its last token. A step delimiter stays, with what
+  its last token says beyond it, so that what continues `token_ids` continues `text` too.
+- The streamed pieces of a call, put together, are its `text` and `token_ids`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
+
+from jinja2 import TemplateError
+from tokenizers.decoders import DecodeStream
+from vllm.exceptions import GracefulHTTPError
+from vllm.inputs.engine import tokens_input
+from vllm.logprobs import FlatLogprobs
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from planner.errors import InvalidOption, PromptTooLong
+from workers.messages import Generate, Generated, GenerationEvent, Prompt, Tokens
+
+Finish: TypeAlias = Literal["stop", "step", "length", "cancelled", "failed"]
+Messages: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class Sampler:
+    """Renders prompts for one engine and runs calls on it."""
+
+    def __init__(self, llm: AsyncLLM, worker: str) -> None:
+        self._llm = llm
+        self._worker = worker
+        self._tokenizer: Any = llm.get_tokenizer()
+        self._context: int = llm.model_config.max_model_len
+        self._longest_token = max(map(len, self._tokenizer.get_vocab()))
+
+    async def ready(self) -> None:
+        """Wait for the engine to answer; only the first call of all has to."""
+        await self._llm.get_supported_tasks()
+
+    async def prepare(self, messages: Messages) -> Prompt:
+        """The conversation in the model's own tokens, tokenised off the event loop.
+
+        Raises PromptTooLong, or InvalidOption when the chat template refuses the messages.
+        """
+        letters = sum(len(content) for _, content in messages)
+        if letters > self._context * self._longest_token:
+            # Ten megabytes needn't be tokenised to know.
+            raise self._too_long(f"{letters} characters")
+        token_ids = await asyncio.to_thread(self._tokenise, messages)
+        left = self._context - len(token_ids)
+        if left < 1:
+            raise self._too_long(f"{len(token_ids)} tokens")
+        return Prompt(tuple(token_ids), left)
+
+    def _tokenise(self, messages: Messages) -> list[int]:
+        try:
+            token_ids: list[int] = self._tokenizer.apply_chat_template(
+                [{"role": role, "content": content} for role, content in messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except (TemplateError, ValueError) as refused:
+            raise InvalidOption(
+                f"The model's chat template refuses these messages: {refused}", "messages"
+            ) from refused
+        return token_ids
+
+    def _too_long(self, length: str) -> PromptTooLong:
+        return PromptTooLong(
+            f"The prompt is too long: it has {length}, and the model's context of {self._context} "
+            "tokens must hold the answer too. Shorten the messages.",
+            "messages",
+        )
+
+    async def run(self, call: Call) -> Generated:
+        """Carry the call through the engine. Whatever goes wrong becomes its `Generated`.
+
+        When the task is cancelled the engine drops the call at once, and nobody hears its end.
+        """
+        if call.cancelled:
+            return call.ended("cancelled", self._worker)
+        request = call.request
+        try:
+            # Once the engine has been `ready`, nothing is waited for from here until it knows the
+            # call, so a cancellation finds it either above or in the engine.
+            async for output in self._llm.generate(
+                tokens_input(list(request.prompt_ids)),
+                call.sampling(self._step_ids(request)),
+                request.id,
+                priority=request.priority,
+            ):
+                call.read(output)
+            return self._end(call, output.outputs[0])
+        except EngineDeadError as dead:
+            return call.failed(f"The engine died: {dead}", self._worker, lost=True)
+        except GracefulHTTPError as busy:
+            return call.failed(busy.message, self._worker, lost=True)
+        except Exception as broken:  # noqa: BLE001 whatever it was, the caller must hear the end
+            return call.failed(f"{type(broken).__name__}: {broken}", self._worker)
+
+    async def abort(self, calls: list[Call]) -> None:
+        """End these now; whoever runs them still gets their ends."""
+        for call in calls:
+            call.cancelled = True
+        await self._llm.abort([call.request.id for call in calls])
+
+    def _step_ids(self, request: Generate) -> list[int]:
+        """The delimiters that are one token, at which the engine itself ends a call.
+
+        Every other stop is looked for in the text, outside of the engine, one step later.
+        """
+        encoded = (
+            self._tokenizer.encode(stop, add_special_tokens=False)
+            for stop in request.stop
+            if stop in request.delimiters
+        )
+        return [token_ids[0] for token_ids in encoded if len(token_ids) == 1]
+
+    def _end(self, call: Call, last: CompletionOutput) -> Generated:
+        """What became of a call that the engine has finished."""
+        finish: Finish = "stop"
+        match last.finish_reason, last.stop_reason:
+            case "abort", _ if call.cancelled:
+                finish = "cancelled"
+            case "length", _:
+                finish = "length"
+            case "stop", int():
+                finish = "step"
+            case "stop", str(stop) if stop in call.request.delimiters:
+                call.text = self._decode(call)
+                finish = "step"
+            case "stop", str(stop):
+                call.cut(stop)
+            case "stop", None:
+                call.cut(self._tokenizer.decode(call.token_ids[-1:], skip_special_tokens=True))
+            case reason, _:
+                return call.failed(f"The engine ended it by itself: {reason}", self._worker)
+        return call.ended(finish, self._worker)
+
+    def _decode(self, call: Call) -> str:
+        """All that the tokens say, which vLLM cuts at a stop string even within a token."""
+        stream = DecodeStream(ids=list(call.request.prompt_ids), skip_special_tokens=True)
+        backend = self._tokenizer.backend_tokenizer
+        return "".join(stream.step(backend, token_id) or "" for token_id in call.token_ids)
+
+
+class Call:
+    """One request and what has come of it so far. `emit` takes the streamed pieces."""
+
+    def __init__(self, request: Generate, emit: Callable[[GenerationEvent], None]) -> None:
+        self.request = request
+        self.cancelled = False
+        self.text = ""
+        self.token_ids: list[int] = []
+        self._emit = emit
+        self._said = 0  # characters of `text` that were streamed
+        self._sent = 0  # tokens that were streamed
+        self._cached = 0
+        self._logprob: float | None = None
+        self._top_logprobs: list[tuple[float, ...]] = []
+        hidden = [stop for stop in request.stop if stop not in request.delimiters]
+        # vLLM keeps either all stop strings in the text or none. With a delimiter among them it
+        # must keep all, so the user's are cut off here; until the end, as many characters as
+        # might begin one are held back from the stream.
+        self._keeps = len(hidden) < len(request.stop)
+        self._held = max(map(len, hidden), default=1) - 1 if self._keeps else 0
+
+    def sampling(self, step_ids: list[int]) -> SamplingParams:
+        """The request in vLLM's words."""
+        request = self.request
+        return SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            stop=list(request.stop),
+            stop_token_ids=step_ids,
+            include_stop_str_in_output=self._keeps,
+            logprobs=request.top_logprobs or None,
+            flat_logprobs=True,
+            output_kind=(
+                RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
+            ),
+        )
+
+    def read(self, output: RequestOutput) -> None:
+        """Take in what came: all since the last output, or all there is if nothing is streamed."""
+        new = output.outputs[0]
+        self.text += new.text
+        self.token_ids += new.token_ids
+        self._cached = output.num_cached_tokens or 0
+        self._logprob = new.cumulative_logprob
+        self._top_logprobs += _top(new.logprobs, self.request.top_logprobs)
+        if self.request.stream and not output.finished:
+            self._stream(len(self.text) - self._held)
+
+    def cut(self, ending: str) -> None:
+        """Take the stop string, or the end token, out of the text if vLLM left it in."""
+        if self._keeps:
+            self.text = self.text.removesuffix(ending)
+
+    def ended(self, finish: Finish, worker: str) -> Generated:
+        """The end of it, after streaming what was held back."""
+        if self.request.stream:
+            self._stream(len(self.text))
+        # The engine counts a prompt together with its first token.
+        counted = bool(self.token_ids)
+        return Generated(
+            self.request.id,
+            finish,
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            logprob=self._logprob,
+            top_logprobs=tuple(self._top_logprobs),
+            prompt_tokens=len(self.request.prompt_ids) if counted else 0,
+            cached_tokens=self._cached if counted else 0,
+            completion_tokens=len(self.token_ids),
+            worker=worker,
+        )
+
+    def failed(self, error: str, worker: str, *, lost: bool = False) -> Generated:
+        """The end of it, against everyone's wish."""
+        return replace(self.ended("failed", worker), error=error, lost=lost)
+
+    def _stream(self, end: int) -> None:
+        text = self.text[self._said : max(end, self._said)]
+        token_ids = tuple(self.token_ids[self._sent :])
+        if text or token_ids:
+            self._emit(Tokens(self.request.id, text, token_ids))
+        self._said += len(text)
+        self._sent += len(token_ids)
+
+
+def _top(logprobs: object, count: int) -> list[tuple[float, ...]]:
+    """The `count` highest log-probabilities of each position, highest first.
+
+    In vLLM's flat form all positions follow one another, each with the sampled token and the best.
+    """
+    if not isinstance(logprobs, FlatLogprobs):
+        return []
+    top = []
+    for start, end in zip(logprobs.start_indices, logprobs.end_indices, strict=True):
+        best = dict(zip(logprobs.token_ids[start:end], logprobs.logprobs[start:end], strict=True))
+        top.append(tuple(sorted(best.values(), reverse=True)[:count]))
+    return top
