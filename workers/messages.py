@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation as the model reads it. `context_left` is how many tokens an answer may have."""
+    """A conversation as the model reads it. `context_left` is how many tokens may still follow."""
 
     token_ids: tuple[int, ...]
     context_left: int
@@ -22,10 +22,11 @@ class Prompt:
 class Generate:
     """Sample one continuation of `prompt_ids`, of at most `max_tokens` tokens.
 
+    `id` is unlike that of any other call in flight, whoever made it: it is what `cancel` goes by.
     Each of `stop` ends it and stays in what comes back when it is one of `delimiters` too (a step
     delimiter belongs to its step; a stop string of the user does not). `stream` asks for `Tokens`
     as they come. `top_logprobs` above zero asks for the log-probabilities of that many tokens a
-    position.
+    position. Of calls that wait, those of the lowest `priority` run first.
     """
 
     id: str
