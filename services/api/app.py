@@ -1,0 +1,156 @@
+"""The HTTP application, put together from what it is handed.
+
+Every response carries `x-request-id`, which is the id of the request's trace where it has one. A
+client's own `x-request-id` goes into the log and nowhere else. Every error, of whatever origin, has
+OpenAI's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
+from secrets import token_hex
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+
+from planner.effort import Effort, Options, settle
+from planner.errors import LongthinkError
+from services.api import routes
+from services.api.chat import ChatCompletions
+from services.api.errors import ApiError, told
+from services.api.limits import Limits
+from services.api.routes import EngineMetrics, Ready, Traces
+from services.api.schema import ChatRequest
+from services.reasoning import Reasoner
+from services.telemetry import Telemetry
+
+_ID = "longthink.request_id"
+"""Where the scope of a request has its id."""
+
+
+def build(
+    reasoner: Reasoner,
+    *,
+    model_name: str,
+    ready: Ready,
+    traces: Traces,
+    engine_metrics: EngineMetrics,
+    limits: Limits | None = None,
+    telemetry: Telemetry | None = None,
+    settle: Callable[[Options], Effort] = settle,
+) -> FastAPI:
+    """The application that serves `reasoner` as the model `model_name`.
+
+    `settle` says what a request's options come to; it must be what `reasoner` goes by.
+    """
+    limits = limits or Limits()
+    telemetry = telemetry or Telemetry()
+    app = FastAPI(
+        title="longthink",
+        description="Test-time compute behind the OpenAI API.",
+        redirect_slashes=False,
+    )
+    refuse = partial(told, retry_seconds=limits.retry_seconds)
+    app.add_exception_handler(LongthinkError, _handler(refuse))
+    app.add_exception_handler(HTTPException, _handler(_of_http))
+    app.add_middleware(Envelope, telemetry=telemetry, refuse=refuse)
+    app.include_router(routes.models(model_name))
+    app.include_router(routes.health(ready, limits=limits))
+    app.include_router(
+        routes.observed(
+            traces=traces, engine_metrics=engine_metrics, limits=limits, telemetry=telemetry
+        )
+    )
+    chat = ChatCompletions(
+        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle
+    )
+
+    @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=_documentation())
+    async def create_chat_completion(request: Request) -> Response:
+        """Think, and answer."""
+        return await chat(request, request.scope[_ID])
+
+    return app
+
+
+class Envelope:
+    """What every request gets: an id on its response and its log lines, and an answer at all."""
+
+    def __init__(
+        self, app: ASGIApp, *, telemetry: Telemetry, refuse: Callable[[Exception], ApiError]
+    ) -> None:
+        self._app = app
+        self._telemetry = telemetry
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as an ASGI application does."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = scope[_ID] = token_hex(16)
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        with bound_contextvars(request_id=request_id, **_clients_id(scope)):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                self._telemetry.log.exception("request failed")
+                if started:
+                    # The server has to cut a response that can't be finished.
+                    raise
+                await _response(self._refuse(error))(scope, receive, send_with_id)
+
+
+def _clients_id(scope: Scope) -> dict[str, str]:
+    theirs = Headers(scope=scope).get("x-request-id", "")[:128]
+    return (
+        {"client_request_id": theirs}
+        if theirs.isascii() and theirs.isprintable() and theirs
+        else {}
+    )
+
+
+def _handler(
+    refuse: Callable[[Any], ApiError],
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def handle(_: Request, error: Exception) -> Response:
+        return _response(refuse(error))
+
+    return handle
+
+
+def _of_http(error: HTTPException) -> ApiError:
+    """Of routing: no such path, or no such method there."""
+    status = HTTPStatus(error.status_code)
+    return ApiError(
+        status,
+        f"{error.detail}. The API's documentation is at /docs.",
+        code=status.name.lower(),
+        headers=error.headers or {},
+    )
+
+
+def _response(error: ApiError) -> Response:
+    return JSONResponse(error.body(), error.status, dict(error.headers))
+
+
+def _documentation() -> dict[str, Any]:
+    """The body of a request for the API's documentation: it is read here, not by FastAPI."""
+    schema = ChatRequest.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

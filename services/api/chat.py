@@ -1,0 +1,145 @@
+"""`POST /v1/chat/completions`: read, start a run, answer at once or bit by bit.
+
+Nothing is started for a request that can't be honoured, and nothing goes on for a client that is
+gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from time import monotonic
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from planner.effort import Effort, Options
+from services.api import reply as replies
+from services.api.body import read_json
+from services.api.errors import ApiError, told
+from services.api.limits import Limits
+from services.api.schema import Ask, parse
+from services.api.stream import ChunkWriter, EventStream, written_live
+from services.api.turn import Turn
+from services.reasoning import Reasoner
+from services.telemetry import Ended, Telemetry
+from services.trace import Kind
+
+_CLIENT_CLOSED_REQUEST = 499
+"""What proxies log for a client that didn't wait."""
+
+
+class ChatCompletions:
+    """The endpoint. `settle` says what a request's options come to, as the reasoner has it."""
+
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        *,
+        model: str,
+        limits: Limits,
+        telemetry: Telemetry,
+        settle: Callable[[Options], Effort],
+    ) -> None:
+        self._reasoner = reasoner
+        self._model = model
+        self._limits = limits
+        self._telemetry = telemetry
+        self._settle = settle
+        self._turns: set[Turn] = set()
+
+    async def __call__(self, request: Request, request_id: str) -> Response:
+        """Answer `request`, under the id that is also its trace's.
+
+        Raises ApiError for what is refused; anything else is a failure of the service.
+        """
+        began = monotonic()
+        try:
+            body = await read_json(request, self._limits)
+            ask = parse(body, model=self._model, limits=self._limits)
+            turn = await self._start(ask, request_id, began)
+        except Exception as error:
+            refusal = self._told(error)
+            self._telemetry.refused(status=refusal.status, code=refusal.code)
+            raise
+        if ask.stream:
+            return EventStream(turn, self._writer(turn).chunks())
+        return await self._plain(turn, request.receive)
+
+    async def _start(self, ask: Ask, request_id: str, began: float) -> Turn:
+        live = ask.stream and written_live(self._settle(ask.options), ask.options.answers)
+        run = await self._reasoner.start(
+            ask.query, ask.options, trace_id=request_id, stream_tokens=live
+        )
+        turn = Turn(ask, run, began=began, book=self._book)
+        self._turns.add(turn)
+        self._telemetry.began()
+        return turn
+
+    async def _plain(self, turn: Turn, receive: Receive) -> Response:
+        async with turn.attended(receive):
+            # Waiting for the task leaves it alone when this wait is cancelled.
+            await asyncio.wait((turn.reply,))
+        answers = turn.ask.options.answers
+        try:
+            reply = turn.reply.result()
+            shown = replies.choices(reply.outcome, answers)
+        except Exception as error:
+            raise self._told(error, spent=True) from error
+        ours = replies.extension(reply, answers=answers, seconds=turn.seconds)
+        body = replies.completion(
+            reply, shown, model=self._model, created=int(time.time()), ours=ours
+        )
+        return Response(to_json(body, inf_nan_mode="null"), media_type="application/json")
+
+    def _writer(self, turn: Turn) -> ChunkWriter:
+        strategy = turn.run.effort.strategy
+        return ChunkWriter(
+            turn,
+            model=self._model,
+            created=int(time.time()),
+            limits=self._limits,
+            failure=lambda error: self._told(error, spent=True),
+            progressed=lambda seconds: self._telemetry.progressed(strategy, seconds),
+        )
+
+    def _told(self, error: Exception, *, spent: bool = False) -> ApiError:
+        return told(error, retry_seconds=self._limits.retry_seconds, spent=spent)
+
+    def _book(self, turn: Turn) -> None:
+        """Write the request into the log and the metrics, once its run is over."""
+        self._turns.discard(turn)
+        error = _error(turn)
+        failure = None if error is None else self._told(error, spent=True)
+        if error is not None and failure is not error:
+            self._telemetry.log.error("run failed", exc_info=error)
+        status = 200 if failure is None else int(failure.status)
+        self._telemetry.ended(
+            Ended(
+                request_id=turn.run.trace.id,
+                status=_CLIENT_CLOSED_REQUEST if turn.hung_up else status,
+                code=failure.code if failure else None,
+                stream=turn.ask.stream,
+                seconds=turn.seconds,
+                strategy=turn.run.effort.strategy,
+                reply=None if error else turn.reply.result(),
+                cancelled_calls=_cancelled(turn),
+            )
+        )
+
+
+def _error(turn: Turn) -> Exception | None:
+    """What keeps a finished turn from being answered."""
+    try:
+        replies.choices(turn.reply.result().outcome, turn.ask.options.answers)
+    except Exception as error:  # noqa: BLE001  it is handed on
+        return error
+    return None
+
+
+def _cancelled(turn: Turn) -> int:
+    events = turn.run.trace.events
+    return sum(len(event.data["calls"]) for event in events if event.kind is Kind.CANCELLED)

@@ -1,0 +1,106 @@
+"""Errors as OpenAI's clients know them: `{"error": {"message", "type", "param", "code"}}`.
+
+Every error that leaves the service has this shape, in the body of a response or within a stream,
+and none of them tells what only the operator should know: that stands in the log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any
+
+from planner.errors import (
+    InvalidOption,
+    LedgerUnavailable,
+    LongthinkError,
+    PromptTooLong,
+    WorkersUnavailable,
+)
+
+DO_NOT_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
+"""Asks OpenAI's clients not to send the same request again: it has spent compute already."""
+
+
+class ApiError(LongthinkError):
+    """A refusal or a failure, as the client is told of it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = headers
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {
+            "error": {
+                "message": self.message,
+                "type": kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+def invalid(message: str, param: str | None, *, code: str = "invalid_value") -> ApiError:
+    """A request that can't be honoured as it is."""
+    return ApiError(HTTPStatus.BAD_REQUEST, message, code=code, param=param)
+
+
+def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiError:
+    """What a client is told of `error`.
+
+    `spent` says that compute was spent before it happened, so that trying again costs as much
+    again: OpenAI's clients are asked not to. Otherwise a 503 says when to try again.
+    """
+    match error:
+        case ApiError():
+            return error
+        case PromptTooLong():
+            param = error.param or "messages"
+            return invalid(str(error), param, code="context_length_exceeded")
+        case InvalidOption():
+            return invalid(str(error), error.param)
+        case LedgerUnavailable():
+            message = "Compute can't be metered at present, so nothing new may start."
+            code = "ledger_unavailable"
+        case WorkersUnavailable():
+            message = "No worker can take the request at present."
+            code = "workers_unavailable"
+        case _:
+            return ApiError(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "The service failed to answer. Its log says why, under this response's "
+                "x-request-id.",
+                code="internal_error",
+                headers=DO_NOT_RETRY if spent else MappingProxyType({}),
+            )
+    if not spent:
+        message += " Try again shortly."
+    return ApiError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        message,
+        code=code,
+        headers=DO_NOT_RETRY if spent else _try_again(retry_seconds),
+    )
+
+
+def _try_again(seconds: float) -> dict[str, str]:
+    return {
+        "retry-after": str(math.ceil(seconds)),
+        "retry-after-ms": str(math.ceil(seconds * 1000)),
+    }
