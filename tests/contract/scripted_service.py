@@ -1,0 +1,216 @@
+"""The HTTP edge on a real socket, before a reasoner that does what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from openai import AsyncOpenAI
+
+from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vote
+from planner.effort import Options, settle
+from services.api import Limits, build
+from services.reasoning import Reasoner, Reply, Run
+from services.telemetry import Telemetry
+from services.trace import Event, Kind, Trace
+
+MODEL = "reference"
+CHAT = "/v1/chat/completions"
+BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "What is 6 x 7?"}]}
+
+OUTCOME = Outcome(
+    ranked=(
+        Candidate((3,), "6 x 7 = 42\n#### 42", tuple(range(12)), Finish.STOP, score=0.9),
+        Candidate((1,), "6 x 7 = 43\n#### 43", tuple(range(11)), Finish.LENGTH, score=0.2),
+    ),
+    answer="42",
+    confidence=0.75,
+    votes=(Vote("42", 3, 2.5), Vote("43", 1, 0.2)),
+    stopped=Stopped.COMPLETE,
+    selector="weighted",
+    notes=("a note",),
+)
+SPENT = Cost(
+    prompt_tokens=80,
+    cached_tokens=64,
+    completion_tokens=47,
+    reward_tokens=130,
+    candidates=4,
+    micro_usd=12_345,
+)
+
+
+class ScriptedRun(Run):
+    """A run whose course is the test's own coroutine."""
+
+    def __init__(self, trace_id: str, query: Query, options: Options, play: Play) -> None:
+        self.trace = Trace(trace_id)
+        self.effort = settle(options)
+        self.query = query
+        self.options = options
+        self.cancelled = asyncio.Event()
+        self._course = asyncio.create_task(play(self))
+
+    async def reply(self) -> Reply:
+        """What the course came to."""
+        return await asyncio.shield(self._course)
+
+    def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
+        """Note that it was asked to end."""
+        self.cancelled.set()
+
+    def comes_to(self, outcome: Outcome = OUTCOME, spent: Cost = SPENT) -> Reply:
+        """The reply with this outcome."""
+        return Reply(self.trace.id, outcome, self.effort, spent, self.effort.budget)
+
+
+Play: TypeAlias = Callable[[ScriptedRun], Awaitable[Reply]]
+
+
+async def at_once(run: ScriptedRun) -> Reply:
+    """Answer without further ado."""
+    return run.comes_to()
+
+
+async def until_cancelled(run: ScriptedRun) -> Reply:
+    """Think until told to stop."""
+    await run.cancelled.wait()
+    return run.comes_to(replace(OUTCOME, stopped=Stopped.CANCELLED))
+
+
+class ScriptedReasoner(Reasoner):
+    """Starts scripted runs, or refuses to."""
+
+    def __init__(self, play: Play = at_once, refusal: Exception | None = None) -> None:
+        self.play = play
+        self.refusal = refusal
+        self.runs: list[ScriptedRun] = []
+        self.begun: asyncio.Queue[ScriptedRun] = asyncio.Queue()
+        self.streamed: list[bool] = []
+
+    async def start(
+        self, query: Query, options: Options, *, trace_id: str, stream_tokens: bool = False
+    ) -> Run:
+        """Begin the course."""
+        if self.refusal is not None:
+            raise self.refusal
+        run = ScriptedRun(trace_id, query, options, self.play)
+        self.runs.append(run)
+        self.begun.put_nowait(run)
+        self.streamed.append(stream_tokens)
+        return run
+
+
+class Shelf:
+    """Traces in a dict."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, list[Event]] = {}
+
+    async def flush(self) -> None:
+        """Everything is there already."""
+
+    async def read(self, trace_id: str) -> list[Event] | None:
+        """The events put there."""
+        return self.events.get(trace_id)
+
+
+@dataclass(slots=True)
+class Stage:
+    """All that a test may set before the service begins."""
+
+    reasoner: ScriptedReasoner = field(default_factory=ScriptedReasoner)
+    traces: Any = field(default_factory=Shelf)
+    engines: dict[str, bool] = field(default_factory=lambda: {"generator": True, "reward": True})
+    engine_metrics: Callable[[], Awaitable[list[tuple[str, str]]]] | None = None
+    limits: Limits = field(default_factory=Limits)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+    def app(self) -> FastAPI:
+        """The application as it would be served."""
+        return build(
+            self.reasoner,
+            model_name=MODEL,
+            ready=self._ready,
+            traces=self.traces,
+            engine_metrics=self.engine_metrics or _no_metrics,
+            limits=self.limits,
+            telemetry=self.telemetry,
+        )
+
+    async def _ready(self) -> dict[str, bool]:
+        return self.engines
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that listens: a plain HTTP client of it, and OpenAI's own."""
+
+    url: str
+    http: httpx.AsyncClient
+    openai: AsyncOpenAI
+    reasoner: ScriptedReasoner
+    telemetry: Telemetry
+
+
+async def _no_metrics() -> list[tuple[str, str]]:
+    return []
+
+
+@asynccontextmanager
+async def serving(
+    play: Play = at_once, stage: Stage | None = None, retries: int = 0
+) -> AsyncIterator[Service]:
+    """The edge on a socket of its own, with `play` as the course of every run."""
+    stage = stage or Stage()
+    if play is not at_once:
+        stage.reasoner.play = play
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server = uvicorn.Server(
+            uvicorn.Config(stage.app(), lifespan="off", log_config=None, access_log=False)
+        )
+        serve = asyncio.create_task(server.serve(sockets=[listener]))
+        async with (
+            httpx.AsyncClient(base_url=url, timeout=20) as http,
+            AsyncOpenAI(
+                base_url=f"{url}/v1", api_key="none", max_retries=retries, http_client=http
+            ) as openai,
+        ):
+            yield Service(url, http, openai, stage.reasoner, stage.telemetry)
+        server.should_exit = True
+        await serve
+
+
+async def started(service: Service) -> ScriptedRun:
+    """The next run, once it has started."""
+    async with asyncio.timeout(5):
+        return await service.reasoner.begun.get()
+
+
+async def cancelled(run: ScriptedRun) -> None:
+    """Return when the run was asked to end; fail if it isn't soon."""
+    async with asyncio.timeout(1):
+        await run.cancelled.wait()
+
+
+def standing(run: ScriptedRun, finished: int, planned: int, *, tokens: int, leader: int) -> None:
+    """Tell how a search stands: `leader` of `finished` candidates say 42, the others 43."""
+    votes = [{"answer": "42", "count": leader}, {"answer": "43", "count": finished - leader}]
+    run.trace.append(
+        Kind.STANDING,
+        finished=finished,
+        planned=planned,
+        running=planned - finished,
+        answer="42" if leader else None,
+        confidence=0.5,
+        votes=votes,
+        spent={"completion_tokens": tokens},
+    )
