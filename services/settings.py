@@ -11,14 +11,14 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from planner.domain import Prices
 from planner.effort import PRESETS, Preset
-from workers import reference
 from workers.options import GeneratorOptions, RewardOptions
+from workers.reference import PRM, REASONER, STEP_TAG
 
 REFERENCE = "reference"
 """The name of the model, or reward model, that ships with longthink."""
@@ -107,10 +107,16 @@ class RaySettings(Section):
 class EngineSettings(Section):
     """What every vLLM engine is started with."""
 
+    reference: ClassVar[tuple[str, Path]]
+    """Name and folder of the model of this kind that ships."""
+
     model: str = REFERENCE
     """Hugging Face id or folder of the model; "reference" is the one that ships with longthink."""
 
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    served_name: str | None = None
+    """Name the model goes by; without one, its Hugging Face id or its folder's name."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the weights; auto takes the checkpoint's."""
 
     max_model_len: Positive | None = None
@@ -125,9 +131,6 @@ class EngineSettings(Section):
     gpus: NotNegative = 0.0
     """GPUs that Ray sets aside for one replica; 0 runs it on the CPU, a fraction shares one."""
 
-    cpus: NotNegative = 0.0
-    """CPUs that Ray sets aside for one replica."""
-
     threads: Positive = 1
     """Compute threads of one replica on the CPU."""
 
@@ -137,13 +140,13 @@ class EngineSettings(Section):
     kv_space_gib: Annotated[float, Field(gt=0)] = 1.0
     """Memory for the KV cache on the CPU, in GiB; no meaning on a GPU."""
 
-    max_num_seqs: Positive = 128
+    max_num_seqs: Positive = 64
     """Sequences that are worked on at once; more wait in the engine's queue."""
 
     max_num_batched_tokens: Positive | None = None
     """Tokens that one engine step works on at most; without one, vLLM's own choice."""
 
-    max_queued_requests: Positive = 4096
+    max_queued_requests: Positive = 1024
     """Sequences that may be in one engine, running or waiting; past that it refuses."""
 
     max_queued_tokens: Positive = 1_000_000
@@ -152,17 +155,42 @@ class EngineSettings(Section):
     enforce_eager: bool = True
     """Run without compiling graphs: a quicker start, slower tokens on a GPU."""
 
+    enable_prefix_caching: bool = True
+    """Keep the KV cache of prompts, so that the candidates of a question share its prompt."""
+
+    enable_chunked_prefill: bool = False
+    """Read a long prompt in pieces between decoding steps. Only on GPUs: on the CPU it ends the
+    engine as soon as a request has a seed."""
+
     trust_remote_code: bool = False
     """Run the Python code that comes with the model; only for a model whose code you have read."""
 
-    health_period_seconds: Annotated[float, Field(gt=0)] = 2.0
-    """How often an engine is asked whether it lives."""
-
-    health_timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """How long an engine may take to say so before it is replaced."""
-
     extra: dict[str, Any] = {}
     """Any other of vLLM's engine arguments, passed on as they are."""
+
+    @property
+    def name(self) -> str:
+        """Name the model goes by."""
+        if self.served_name is not None:
+            return self.served_name
+        if self.model == REFERENCE:
+            return self.reference[0]
+        is_folder = self.model.startswith(("/", "./", "../"))
+        return Path(self.model).name if is_folder else self.model
+
+    @property
+    def location(self) -> str:
+        """The folder or Hugging Face id to load the model from."""
+        return str(self.reference[1]) if self.model == REFERENCE else self.model
+
+    @model_validator(mode="after")
+    def _chunks_only_on_gpus(self) -> Self:
+        if self.enable_chunked_prefill and not self.gpus:
+            raise ValueError(
+                "enable_chunked_prefill needs GPUs (gpus above 0): on the CPU a seeded request "
+                "whose prompt is read in pieces ends the engine"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpus_match(self) -> Self:
@@ -177,47 +205,22 @@ class EngineSettings(Section):
 class GeneratorSettings(EngineSettings):
     """The engines that write candidates."""
 
-    served_name: str | None = None
-    """Name the model goes by in the API; without one, its Hugging Face id or its folder's name."""
-
-    enable_prefix_caching: bool = True
-    """Keep the KV cache of prompts, so that the candidates of a question share its prompt."""
-
-    enable_chunked_prefill: bool = False
-    """Read a long prompt in pieces between decoding steps. Only on GPUs: on the CPU it ends the
-    engine as soon as a request has a seed."""
+    reference = ("longthink-reference", REASONER)
 
     step_delimiter: Annotated[str, Field(min_length=1)] = "\n"
     """What ends a step of a solution: a newline in the reference model's writing, a blank line in
     most others'."""
 
-    @property
-    def name(self) -> str:
-        """Name the model goes by in the API."""
-        if self.served_name is not None:
-            return self.served_name
-        if self.model == REFERENCE:
-            return "longthink-reference"
-        is_folder = self.model.startswith(("/", "./", "../"))
-        return Path(self.model).name if is_folder else self.model
-
-    @model_validator(mode="after")
-    def _chunks_only_on_gpus(self) -> Self:
-        if self.enable_chunked_prefill and not self.gpus:
-            raise ValueError(
-                "enable_chunked_prefill needs GPUs (gpus above 0): on the CPU a seeded request "
-                "whose prompt is read in pieces ends the engine"
-            )
-        return self
-
     def options(self) -> GeneratorOptions:
         """What the workers are told."""
         said = self.model_dump(exclude={"model", "served_name", "step_delimiter"})
-        return GeneratorOptions(model=_found(self.model, "reasoner"), served_name=self.name, **said)
+        return GeneratorOptions(model=self.location, served_name=self.name, **said)
 
 
 class RewardSettings(EngineSettings):
     """The engines that grade candidates."""
+
+    reference = ("longthink-reference-prm", PRM)
 
     enabled: bool = True
     """Whether there is a reward model at all. Without one, candidates are chosen by vote."""
@@ -225,8 +228,8 @@ class RewardSettings(EngineSettings):
     kind: Literal["process", "outcome"] = "process"
     """Whether the model scores every step of a candidate, or only the whole."""
 
-    step_tag: str = "<extra_0>"
-    """Token that a process reward model wants at the end of each step."""
+    step_tag: Annotated[str, Field(min_length=1)] = STEP_TAG
+    """Token that a process reward model wants at the end of each step: "<extra_0>" for Qwen's."""
 
     aggregate: Literal["last", "min", "product", "mean"] = "last"
     """How a candidate's score comes of its steps' scores."""
@@ -235,8 +238,8 @@ class RewardSettings(EngineSettings):
         """What the workers are told; None where there is no reward model."""
         if not self.enabled:
             return None
-        said = self.model_dump(exclude={"model", "enabled"})
-        return RewardOptions(model=_found(self.model, "prm"), **said)
+        said = self.model_dump(exclude={"model", "served_name", "enabled"})
+        return RewardOptions(model=self.location, served_name=self.name, **said)
 
 
 class PriceSettings(Section):
@@ -347,10 +350,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _found(model: str, shipped: str) -> str:
-    """The folder or the id to load; `shipped` is the folder of the model that ships."""
-    if model != REFERENCE:
-        return model
-    return str(Path(reference.__file__).parent / "models" / shipped)

@@ -13,6 +13,7 @@ from planner.effort import PRESETS, Preset
 from services.profiles import SettingsError, load
 from services.settings import Settings, describe
 from workers.options import GeneratorOptions, RewardOptions
+from workers.reference import STEP_TAG
 
 PROFILES = Path(__file__).parents[2] / "deploy" / "profiles"
 
@@ -58,7 +59,7 @@ def test_gpu_profile_loads() -> None:
     """cluster-gpu.toml is a profile of a real model and a real process reward model on GPUs."""
     settings = load(PROFILES / "cluster-gpu.toml", env={})
     assert settings.generator.name == "Qwen/Qwen2.5-Math-7B-Instruct"
-    assert settings.reward.model == "Qwen/Qwen2.5-Math-PRM-7B"
+    assert settings.reward.name == "Qwen/Qwen2.5-Math-PRM-7B"
     assert (settings.generator.gpus, settings.reward.gpus) == (1, 1)
 
 
@@ -209,7 +210,8 @@ def test_the_workers_get_what_is_set() -> None:
     assert settings.generator.options() == expected
     options = settings.reward.options()
     assert options is not None
-    assert options == RewardOptions(model=options.model)
+    name = "longthink-reference-prm"
+    assert options == RewardOptions(model=options.model, served_name=name, step_tag=STEP_TAG)
     assert model != options.model
     assert Path(model).parent == Path(options.model).parent
 
