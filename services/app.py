@@ -1,0 +1,311 @@
+"""The composition root: the one place that knows every concrete part, and puts them together.
+
+`Service` owns the processes: a redis-server and a Ray cluster where the settings name none, the
+engines and the HTTP edge on it. What it started, it stops; what it found, it leaves running.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+from planner.domain import Sampling
+from planner.effort import settle
+from planner.errors import LongthinkError
+from services.redis_server import RedisServer
+from services.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from ray.serve.handle import DeploymentHandle
+
+APPLICATION = "longthink"
+
+_ENVIRONMENT = {
+    # Calls run in the replica's own event loop: a streaming call over a handle takes 1.4 ms
+    # instead of 6.0 (tests/bench).
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Clients must not be able to switch off timeouts and cancellation by a header.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.api.proxy:middlewares",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_OBJECT_STORE_BYTES = 100 << 20
+"""Nothing large passes between the processes: Ray's least is plenty."""
+
+
+class ServiceError(LongthinkError):
+    """The service could not be started."""
+
+
+class Edge:
+    """One replica of the HTTP edge, which drives the requests that reach it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis_url: str,
+        generator: DeploymentHandle[Any],
+        reward: DeploymentHandle[Any] | None = None,
+    ) -> None:
+        from services.budget import RedisLedger, connect
+        from services.driver import Manner
+        from services.reasoning import Reasoner
+        from services.telemetry import configure_logging
+        from services.trace import TraceStore
+        from workers.pool import ServePool
+
+        configure_logging(settings.service.log_format, settings.service.log_level)
+        self._settings = settings
+        self._redis = connect(redis_url)
+        self._pool = ServePool(
+            generator,
+            reward,
+            generators=settings.generator.replicas,
+            rewards=settings.reward.replicas,
+        )
+        self._traces = TraceStore(self._redis, ttl_seconds=settings.redis.ttl_seconds)
+        self._reasoner = Reasoner(
+            self._pool,
+            RedisLedger(
+                self._redis,
+                lease_seconds=settings.redis.lease_seconds,
+                ttl_seconds=settings.redis.ttl_seconds,
+            ),
+            self._traces,
+            Manner(
+                prices=settings.price_table(),
+                step_delimiter=settings.generator.step_delimiter,
+                aggregate=settings.reward.aggregate,
+                lease_seconds=settings.redis.lease_seconds,
+            ),
+            presets=settings.presets(),
+            default_effort=settings.service.default_effort,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve for the application that this replica serves."""
+        from services.api.app import build
+        from services.api.limits import Limits
+
+        service = self._settings.service
+        return build(
+            self._reasoner,
+            model_name=self._settings.generator.name,
+            ready=self._ready,
+            traces=self._traces,
+            engine_metrics=self._engine_metrics,
+            limits=Limits(
+                body_bytes=service.max_body_bytes,
+                sampling=Sampling(max_tokens=service.default_max_tokens),
+            ),
+            settle=partial(
+                settle, presets=self._settings.presets(), default=service.default_effort
+            ),
+        )
+
+    async def counters(self) -> dict[str, dict[str, int]]:
+        """The engines' own counters, by replica."""
+        return await self._pool.counters()
+
+    async def drain(self, seconds: float) -> None:
+        """End all requests with the best they have, in at most so long."""
+        await self._reasoner.drain(seconds)
+
+    async def _ready(self) -> dict[str, bool]:
+        return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}
+
+    async def _redis_answers(self) -> bool:
+        from redis.exceptions import RedisError
+
+        try:
+            return bool(await self._redis.ping())
+        except RedisError:
+            return False
+
+    async def _engine_metrics(self) -> list[tuple[str, str]]:
+        return list((await self._pool.metrics()).items())
+
+
+class Service:
+    """Everything that runs for one `longthink serve`."""
+
+    def __init__(self, settings: Settings, url: str, parts: ExitStack) -> None:
+        self.settings = settings
+        self.url = url
+        self._parts = parts
+        self._over = threading.Event()
+
+    @classmethod
+    def start(
+        cls,
+        settings: Settings,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+        logs: bool = False,
+    ) -> Self:
+        """Start what the settings need and return once it answers.
+
+        `tell` is called with a line for each thing that is being started; `logs` has the replicas'
+        output on this process's standard error. Raises ServiceError (or what a part raises).
+        """
+        with ExitStack() as parts:
+            redis_url = settings.redis.url
+            if redis_url is None:
+                tell("Redis: starting an embedded redis-server")
+                redis_url = parts.enter_context(RedisServer()).url
+            tell(f"Ray: {_where(settings)}")
+            parts.enter_context(_Ray(settings, logs=logs))
+            tell("Engines: " + _engines(settings))
+            port = settings.service.port or _free_port(settings.service.host)
+            handle = parts.enter_context(_Application(settings, redis_url, port)).handle
+            parts.callback(_drain, handle, settings.service.grace_seconds)
+            return cls(settings, f"http://{settings.service.host}:{port}", parts.pop_all())
+        raise AssertionError("unreachable")
+
+    def wait(self) -> None:
+        """Return when the process is told to end by SIGINT or SIGTERM, or `stop` was called."""
+
+        def end(number: int, frame: FrameType | None) -> None:
+            self._over.set()
+
+        before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._over.wait()
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def stop(self) -> None:
+        """Let requests in flight end, then stop everything that was started. Idempotent."""
+        self._over.set()
+        self._parts.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+class _Ray:
+    """The Ray cluster, started where the settings name none."""
+
+    def __init__(self, settings: Settings, *, logs: bool) -> None:
+        self._settings = settings
+        self._logs = logs
+
+    def __enter__(self) -> None:
+        os.environ.update(_ENVIRONMENT)
+        import ray
+
+        address = self._settings.ray.address
+        if address is None:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=self._logs,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(
+                address=address,
+                log_to_driver=self._logs,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": _ENVIRONMENT},
+            )
+
+    def __exit__(self, *exception: object) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+class _Application:
+    """The engines and the edge as one Ray Serve application."""
+
+    def __init__(self, settings: Settings, redis_url: str, port: int) -> None:
+        self._settings = settings
+        self._redis_url = redis_url
+        self._port = port
+
+    def __enter__(self) -> Self:
+        from ray import serve
+        from ray.serve.config import HTTPOptions
+
+        from workers.deployments import generators, rewards
+
+        settings = self._settings
+        quiet = {"log_level": "ERROR", "enable_access_log": False}
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options=HTTPOptions(host=settings.service.host, port=self._port),
+            logging_config=quiet,
+        )
+        engines = [generators(settings.generator.options())]
+        if (reward := settings.reward.options()) is not None:
+            engines.append(rewards(reward))
+        edge = serve.deployment(
+            name="edge",
+            ray_actor_options={"num_cpus": 0},
+            max_ongoing_requests=10_000,
+            graceful_shutdown_timeout_s=settings.service.grace_seconds,
+            logging_config=quiet,
+        )(serve.ingress()(Edge))
+        try:
+            self.handle: DeploymentHandle[Any] = serve.run(
+                edge.bind(settings, self._redis_url, *engines),
+                name=APPLICATION,
+                route_prefix="/",
+                logging_config=quiet,
+            )
+        except RuntimeError as error:
+            raise ServiceError(
+                f"The engines or the edge did not start: {error}\n"
+                "`longthink doctor` tells what is missing."
+            ) from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._settings.ray.address is not None:
+            from ray import serve
+
+            serve.delete(APPLICATION)
+
+
+def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
+    """Have the edge end its requests; where it is gone already there is nothing to end."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    with suppress(RayError, RayServeException, TimeoutError):
+        handle.drain.remote(seconds).result(timeout_s=seconds + 1)
+
+
+def _where(settings: Settings) -> str:
+    address = settings.ray.address
+    return f"connecting to {address}" if address else "starting on this machine"
+
+
+def _engines(settings: Settings) -> str:
+    generator, reward = settings.generator, settings.reward
+    words = f"starting {generator.replicas} x {generator.name}"
+    if reward.enabled:
+        words += f" and {reward.replicas} x reward model"
+    return words
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,134 @@
+"""A budget is shared out so that nearly all of it becomes finished candidates, side by side."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.domain import Budget, Cost, Prices
+from planner.funding import Lengths, affordable, first_instalments, next_instalment
+
+FREE = Prices()
+
+
+def test_roomy_budget_holds_the_worst_case_at_once() -> None:
+    """Where every candidate's worst case fits, there is nothing to share out."""
+    for left in (Budget(), Budget(completion_tokens=16 * 400)):
+        started = first_instalments(
+            left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, likely=100, alone=True
+        )
+        assert started == (16, 400)
+
+
+def test_budget_of_sixteen_mean_candidates_starts_sixteen() -> None:
+    """Though each could take four times as much, all start, with the mean for each."""
+    left = Budget(completion_tokens=16 * 100)
+    started = first_instalments(
+        left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, likely=100, alone=True
+    )
+    assert started == (16, 100)
+
+
+def test_too_little_for_a_likely_candidate_waits_unless_alone() -> None:
+    """Others may give something back; without others, half an answer beats none."""
+    left = Budget(completion_tokens=30)
+    for alone, expected in ((False, (0, 0)), (True, (1, 30))):
+        started = first_instalments(
+            left, FREE, wanted=4, prompt_tokens=9, max_tokens=400, likely=100, alone=alone
+        )
+        assert started == expected
+
+
+def test_candidates_limit_what_is_started() -> None:
+    """A limit on candidates counts before anything else."""
+    left = Budget(candidates=3)
+    assert first_instalments(
+        left, FREE, wanted=16, prompt_tokens=9, max_tokens=10, likely=5, alone=True
+    ) == (3, 10)
+
+
+@given(
+    st.integers(0, 5000),
+    st.integers(0, 400),
+    st.integers(1, 300),
+    st.floats(0, 5, allow_nan=False),
+    st.floats(0, 5, allow_nan=False),
+)
+def test_what_is_affordable_is_never_overspent(
+    micro_usd: int, prompt_tokens: int, calls: int, prompt_price: float, price: float
+) -> None:
+    """Calls that use all they may, each priced by itself and rounded up, cost no more than is left."""
+    prices = Prices(prompt=prompt_price, completion=price)
+    tokens = affordable(Budget(micro_usd=micro_usd), prices, calls, prompt_tokens) // calls
+    if tokens == 0:
+        return
+    each = Cost(prompt_tokens=prompt_tokens, completion_tokens=min(tokens, 10**6))
+    assert calls * prices.micro_usd(each) <= micro_usd
+
+
+@given(st.integers(0, 2**32))
+def test_nearly_all_finish_on_the_budget_of_their_mean(seed: int) -> None:
+    """Sixteen candidates of varied length on the budget of exactly what they take: 13 finish."""
+    dice = random.Random(seed)
+    lengths = [max(10, round(dice.gauss(100, 25))) for _ in range(16)]
+    budget = sum(lengths)
+    assert finished_side_by_side(lengths, budget, likely=100, max_tokens=400) >= 13
+
+
+def finished_side_by_side(lengths: list[int], budget: int, likely: int, max_tokens: int) -> int:
+    """How many finish when all advance a token at a time and are funded as the driver funds."""
+    left = budget
+    count, tokens = first_instalments(
+        Budget(completion_tokens=left),
+        FREE,
+        wanted=len(lengths),
+        prompt_tokens=0,
+        max_tokens=max_tokens,
+        likely=likely,
+        alone=True,
+    )
+    running = dict.fromkeys(range(count), tokens)
+    left -= count * tokens
+    made, finished, waiting = [0] * len(lengths), 0, list[int]()
+    while running or waiting:
+        for index in [*waiting]:
+            grant = next_instalment(
+                Budget(completion_tokens=left),
+                FREE,
+                prompt_tokens=0,
+                missing=max_tokens - made[index],
+                likely=likely,
+                waiting=len(waiting),
+                alone=not running,
+            )
+            if grant == 0 and running:
+                break
+            waiting.remove(index)
+            if grant:
+                running[index] = grant
+                left -= grant
+        for index in [*running]:
+            made[index] += 1
+            running[index] -= 1
+            if made[index] == lengths[index]:
+                left += running.pop(index)
+                finished += 1
+            elif running[index] == 0:
+                del running[index]
+                waiting.append(index)
+    assert sum(made) <= budget
+    return finished
+
+
+def test_lengths_follow_what_is_seen() -> None:
+    """Nothing seen: a quarter of the most; afterwards the running mean, within the most."""
+    lengths = Lengths()
+    assert lengths.likely(400) == 100
+    lengths.saw(50)
+    assert lengths.likely(400) == 50
+    for _ in range(500):
+        lengths.saw(80)
+    assert lengths.likely(400) == 80
+    assert lengths.likely(60) == 60
