@@ -49,7 +49,8 @@ class RedisLedger:
     """`planner.ports.Ledger` on a Redis client that the caller owns (see `connect`).
 
     `lease_seconds` is how long a hold stands without `renew`, `patience_seconds` how long a call
-    may take, retries included, before it raises LedgerUnavailable.
+    may take, waiting its turn and retries included, before it raises LedgerUnavailable. At most
+    `calls_at_once` are sent, first come, first served; keep them within the client's connections.
     """
 
     def __init__(
@@ -59,11 +60,14 @@ class RedisLedger:
         ttl_seconds: float = 3600,
         lease_seconds: float = 10,
         patience_seconds: float = 4,
+        calls_at_once: int = 16,
     ) -> None:
         if not 0 < lease_seconds < ttl_seconds:
             raise ValueError("A lease must be longer than nothing and shorter than the keys live.")
         self._times = (round(ttl_seconds * 1000), round(lease_seconds * 1000))
         self._patience_seconds = patience_seconds
+        # A redis-py pool has no order among its waiters: in a crowd some would wait for seconds.
+        self._turns = asyncio.Semaphore(calls_at_once)
         self._scripts: dict[ScriptName, AsyncScript] = {
             name: client.register_script(scripts.source(name)) for name in scripts.NAMES
         }
@@ -123,7 +127,7 @@ class RedisLedger:
         request, path = _split(budget)
         prefix = f"longthink:{{{request}}}"
         try:
-            async with asyncio.timeout(self._patience_seconds):
+            async with asyncio.timeout(self._patience_seconds), self._turns:
                 reply: list[Any] = await self._scripts[name](
                     keys=[f"{prefix}:budget:{path}"], args=[prefix, path, *self._times, *words]
                 )

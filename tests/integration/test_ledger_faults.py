@@ -225,7 +225,7 @@ async def test_a_batch_is_one_round_trip(redis_url: str, ledger: Ledger, sockets
 async def test_many_callers_share_few_connections(redis_url: str) -> None:
     """Callers beyond the number of connections wait their turn; none fails."""
     async with connect(redis_url, max_connections=4) as client:
-        ledger = RedisLedger(client)
+        ledger = RedisLedger(client, calls_at_once=4, patience_seconds=60)
         await ledger.open("r", Budget(candidates=200))
         calls = (ledger.hold("r", (Hold(str(op), Cost(candidates=1)),)) for op in range(400))
         verdicts = [granted for (granted,), _ in await asyncio.gather(*calls)]
