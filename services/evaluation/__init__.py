@@ -1,0 +1,6 @@
+"""Measures strategies against each other: the same questions, the same seeds, every reply kept.
+
+questions.py draws the questions, variants.py reads what to compare, results.py keeps one line a
+reply and lets an interrupted run go on, run.py asks, summary.py makes the rows. Nothing here
+prints.
+"""

@@ -1,0 +1,152 @@
+"""The results on disk: `run.json` says what is measured, `results.jsonl` has a line a reply.
+
+What always holds: a line is written whole or, after a crash, forgotten; a reply that was recorded
+is never asked for again; an error is kept, and asked for again by the next run; a folder holds the
+results of one configuration only, and one process writes it at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from planner.errors import LongthinkError
+
+
+class ResultsError(LongthinkError):
+    """A folder of results that can't be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How one question went with one variant. With an `error` there was no reply.
+
+    `right` compares the reply's answer with the `gold` one, `passed` says whether any candidate
+    had it, `seconds` is the time from request to reply as the client saw it.
+    """
+
+    variant: str
+    strategy: str
+    candidates: int
+    question: str
+    gold: str
+    answer: str | None = None
+    right: bool = False
+    passed: bool = False
+    confidence: float = 0.0
+    stopped: str | None = None
+    completion_tokens: int = 0
+    reward_tokens: int = 0
+    sampled: int = 0
+    seconds: float = 0.0
+    trace_id: str | None = None
+    error: str | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What this is the record of."""
+        return self.variant, self.question
+
+
+class Results:
+    """The records of one run, and the file they are kept in."""
+
+    def __init__(self, path: Path, records: dict[tuple[str, str], Record], file: TextIO) -> None:
+        self.path = path
+        self._records = records
+        self._file = file
+
+    def has(self, variant: str, question: str) -> bool:
+        """Whether there is a reply on record; an error isn't one."""
+        record = self._records.get((variant, question))
+        return record is not None and record.error is None
+
+    def add(self, record: Record) -> None:
+        """Write one record down."""
+        self._file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+        self._file.flush()
+        self._records[record.place] = record
+
+    def of(self, variant: str) -> tuple[Record, ...]:
+        """The latest record of each question, in the order they were first asked."""
+        return tuple(one for one in self._records.values() if one.variant == variant)
+
+    @property
+    def errors(self) -> tuple[Record, ...]:
+        """What has no reply."""
+        return tuple(one for one in self._records.values() if one.error is not None)
+
+
+@contextmanager
+def opened(folder: Path, configuration: Mapping[str, Any]) -> Iterator[Results]:
+    """The results in `folder`, which is made where there is none, locked while they are open.
+
+    Raises ResultsError when the folder holds results of another configuration, can't be read or
+    written, or is written by another process.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            _claim(folder, configuration)
+            path = folder / "results.jsonl"
+            records = _read(path)
+            with path.open("a", encoding="utf-8") as file:
+                yield Results(path, records, file)
+    except OSError as error:
+        raise ResultsError(f"{folder}: can't keep results there: {error}.") from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ResultsError(f"{folder}: another evaluation is writing there.") from error
+        yield
+
+
+def _claim(folder: Path, configuration: Mapping[str, Any]) -> None:
+    """Write down what is measured here, or make sure that it is the same."""
+    path = folder / "run.json"
+    wanted = json.loads(json.dumps(configuration))
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in wanted | there if wanted.get(key) != there.get(key)]
+        if differing:
+            told = "; ".join(
+                f"{key} was {json.dumps(there.get(key))}, now {json.dumps(wanted.get(key))}"
+                for key in differing
+            )
+            raise ResultsError(
+                f"{folder}: holds the results of another evaluation ({told}). Repeat that command "
+                "to go on with it, or name another folder with --out."
+            )
+    elif (folder / "results.jsonl").exists():
+        raise ResultsError(f"{folder}: has results but no run.json that says what they measure.")
+    else:
+        path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[tuple[str, str], Record]:
+    """The records written so far. A last line cut short by a crash is taken off the file."""
+    if not path.exists():
+        return {}
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    records = {}
+    for place, line in enumerate(whole.decode().split("\n")[:-1], 1):
+        try:
+            record = Record(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise ResultsError(f"{path}, line {place}: isn't a record: {error}.") from error
+        records[record.place] = record
+    return records

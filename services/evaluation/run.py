@@ -1,0 +1,153 @@
+"""Asks every question with every variant, so many at a time, and keeps what comes.
+
+All variants of a question are asked with the same seed, before the next question, so that they
+differ in nothing else and an interrupted run has compared like with like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from planner.answers import canonical
+from planner.domain import derive_seed
+from planner.errors import LongthinkError
+from services.client import ServiceError
+from services.evaluation.questions import Question
+from services.evaluation.results import Record, Results
+from services.evaluation.variants import Variant
+
+HOPELESS = 20
+"""So many errors in a row, and the run ends: the service is gone, or refuses them all."""
+
+
+class Asker(Protocol):
+    """Whoever answers."""
+
+    async def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply to one request. Raises ServiceError."""
+
+
+class Hopeless(LongthinkError):
+    """Nothing but errors came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What every request says alike. Questions are asked with seeds that derive from `seed`."""
+
+    model: str
+    seed: int
+    temperature: float
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One question to ask with one variant."""
+
+    question: Question
+    variant: Variant
+    seed: int
+
+    def body(self, sampling: Sampling) -> dict[str, Any]:
+        """The request."""
+        length = {} if sampling.max_tokens is None else {"max_tokens": sampling.max_tokens}
+        return {
+            "model": sampling.model,
+            "messages": [{"role": "user", "content": self.question.text}],
+            "temperature": sampling.temperature,
+            "seed": self.seed,
+            "longthink": self.variant.options(),
+            **length,
+        }
+
+
+def jobs(
+    questions: Sequence[Question], variants: Sequence[Variant], results: Results, seed: int
+) -> Iterator[Job]:
+    """What is still to be asked, question by question."""
+    for place, question in enumerate(questions):
+        for variant in variants:
+            if not results.has(variant.key, question.id):
+                yield Job(question, variant, derive_seed(seed, (place,)))
+
+
+async def evaluate(
+    todo: Iterator[Job],
+    asker: Asker,
+    results: Results,
+    sampling: Sampling,
+    *,
+    concurrency: int,
+    heard: Callable[[Record], None],
+) -> None:
+    """Ask all of `todo`, `concurrency` at a time; `heard` is told of each as it is recorded.
+
+    A question that fails is recorded with its error. Raises Hopeless after too many in a row.
+    """
+    failures = 0
+
+    async def work() -> None:
+        nonlocal failures
+        for job in todo:
+            record = await ask(job, asker, sampling)
+            results.add(record)
+            heard(record)
+            failures = 0 if record.error is None else failures + 1
+            if failures >= HOPELESS:
+                raise Hopeless(f"{failures} errors in a row, the last: {record.error}")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(work())
+    except* Hopeless as stopped:
+        raise stopped.exceptions[0] from None
+
+
+async def ask(job: Job, asker: Asker, sampling: Sampling) -> Record:
+    """Ask one question and judge the reply."""
+    began = time.perf_counter()
+    try:
+        reply = await asker.chat(job.body(sampling))
+        return judged(job, reply, time.perf_counter() - began)
+    except ServiceError as error:
+        return _record(job, seconds=time.perf_counter() - began, error=str(error))
+
+
+def judged(job: Job, reply: Mapping[str, Any], seconds: float) -> Record:
+    """The record of a reply. Raises ServiceError where it isn't longthink's."""
+    try:
+        ours = reply["longthink"]
+        spent = ours["spent"]
+        gold = canonical(job.question.answer)
+        return _record(
+            job,
+            answer=ours["answer"],
+            right=ours["answer"] is not None and canonical(ours["answer"]) == gold,
+            passed=any(canonical(vote["answer"]) == gold for vote in ours["votes"]),
+            confidence=ours["confidence"],
+            stopped=ours["stopped"],
+            completion_tokens=spent["completion_tokens"],
+            reward_tokens=spent["reward_tokens"],
+            sampled=spent["candidates"],
+            seconds=seconds,
+            trace_id=ours["trace_id"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ServiceError(f"The reply isn't one of longthink's: {error!r} is amiss.") from error
+
+
+def _record(job: Job, **known: Any) -> Record:
+    return Record(
+        variant=job.variant.key,
+        strategy=job.variant.written,
+        candidates=job.variant.candidates,
+        question=job.question.id,
+        gold=job.question.answer,
+        **known,
+    )
