@@ -1,0 +1,293 @@
+"""A pool without engines, to inject what real ones won't do on demand: faults, and time.
+
+It keeps to the same contract as the pool of real workers. Its tokens are the bytes of the text.
+What a call comes to is decided by a function from the call alone, so that everything repeats; all
+waiting is on the event loop's clock, so that a loop with a clock of its own runs it in no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from planner.errors import InvalidOption, PromptTooLong
+from workers.messages import Generate, Generated, GenerationEvent, Grade, Graded, Prompt, Tokens
+
+Fault: TypeAlias = Literal["failed", "lost", "hang"]
+Messages: TypeAlias = tuple[tuple[str, str], ...]
+
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a call comes to: `text`, evenly over `seconds`, and then its fault, if it has one.
+
+    A text that nothing cuts ends as if by the model's own will; "hang" ends only when cancelled.
+    """
+
+    text: str = ""
+    seconds: float = 0.0
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a grade comes to: `step_scores` after `seconds`, unless it has a fault."""
+
+    step_scores: tuple[float, ...] = ()
+    seconds: float = 0.0
+    fault: Fault | None = None
+
+
+def write(call: Generate) -> Script:
+    """A few steps of a line each and an answer, decided by the seed and the prompt."""
+    chance = random.Random(f"{call.seed}/{call.prompt_ids}")
+    steps = "".join(f"step {chance.randrange(1000)}\n" for _ in range(chance.randrange(1, 5)))
+    return Script(f"{steps}#### {chance.randrange(5)}")
+
+
+def judge(call: Grade) -> Verdict:
+    """A score for each step, decided by what it says."""
+    return Verdict(tuple(random.Random(step).random() for step in call.steps))
+
+
+class FakePool:
+    """One worker that does what `write` and `judge` say. Without `judge` it grades nothing."""
+
+    def __init__(
+        self,
+        write: Callable[[Generate], Script] = write,
+        judge: Callable[[Grade], Verdict] | None = judge,
+        *,
+        context: int = 4096,
+        worker: str = "fake",
+    ) -> None:
+        self._write = write
+        self._judge = judge
+        self._context = context
+        self._worker = worker
+        self._totals: Counter[str] = Counter(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+        self._running: dict[str, _Call] = {}
+
+    @property
+    def grades(self) -> bool:
+        """Whether there is a reward model."""
+        return self._judge is not None
+
+    async def counters(self) -> dict[str, dict[str, int]]:
+        """What the worker has counted and what it runs, as the pool of real workers says it."""
+        return {self._worker: {**self._totals, "running": len(self._running), "waiting": 0}}
+
+    async def prepare(self, messages: Messages) -> Prompt:
+        """See `workers.ports.Pool`."""
+        for role, _ in messages:
+            if role not in _ROLES:
+                raise InvalidOption(f"The chat template knows no role {role!r}.", "messages")
+        token_ids = tuple(_rendered(messages))
+        if len(token_ids) >= self._context:
+            raise PromptTooLong(f"The prompt has {len(token_ids)} tokens: too many.", "messages")
+        return Prompt(token_ids, self._context - len(token_ids))
+
+    def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
+        """See `workers.ports.Pool`."""
+        return self._carry(
+            [_Writing(call, self._write(call), self._worker, self._totals) for call in batch]
+        )
+
+    def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
+        """See `workers.ports.Pool`."""
+        verdict = self._judge or _no_judge
+        return self._carry(
+            [_Reading(call, verdict(call), self._worker, self._totals) for call in batch]
+        )
+
+    async def cancel(self, ids: Collection[str]) -> None:
+        """See `workers.ports.Pool`."""
+        for call_id in self._running.keys() & set(ids):
+            self._running[call_id].cancelled.set()
+
+    def _carry(self, calls: Sequence[_Call]) -> AsyncIterator[Any]:
+        self._running.update((call.id, call) for call in calls)
+        return self._events(calls)
+
+    async def _events(self, calls: Sequence[_Call]) -> AsyncIterator[Any]:
+        events: asyncio.Queue[GenerationEvent | Graded] = asyncio.Queue()
+
+        async def end(call: _Call) -> None:
+            ended = await call.run(events.put_nowait)
+            self._running.pop(call.id, None)
+            events.put_nowait(ended)
+
+        tasks = [asyncio.create_task(end(call)) for call in calls]
+        try:
+            unfinished = len(calls)
+            while unfinished:
+                event = await events.get()
+                unfinished -= not isinstance(event, Tokens)
+                yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for call in calls:
+                self._running.pop(call.id, None)
+
+
+class _Call(Protocol):
+    """One call on the worker."""
+
+    id: str
+    cancelled: asyncio.Event
+
+    async def run(self, emit: Callable[[Tokens], None]) -> Generated | Graded:
+        """Do what the script says, and say how it ended."""
+
+
+class _Writing:
+    """One `Generate`: its script, cut to what the call asks for, and how far it has come."""
+
+    def __init__(
+        self, request: Generate, script: Script, worker: str, totals: Counter[str]
+    ) -> None:
+        self.id = request.id
+        self.cancelled = asyncio.Event()
+        self._request = request
+        self._script = script
+        self._worker = worker
+        self._totals = totals
+        self._tokens, self._shown, self._finish = _cut(script.text, request)
+        self._made = 0
+
+    async def run(self, emit: Callable[[Tokens], None]) -> Generated:
+        """Make the tokens one after the other, until they're made or nobody wants them."""
+        said = ""
+        while self._made < len(self._tokens):
+            if await _dropped(self.cancelled, self._script.seconds / len(self._tokens)):
+                return self._ended("cancelled")
+            self._count()
+            text = self._text()
+            if self._request.stream:
+                token = self._tokens[self._made - 1]
+                emit(Tokens(self.id, text.removeprefix(said), (token,)))
+            said = text
+        match self._script.fault:
+            case "failed":
+                return self._ended("failed", "It failed, as scripted.")
+            case "lost":
+                error = "The worker died, as scripted."
+                return Generated(self.id, "failed", worker=self._worker, error=error, lost=True)
+            case "hang":
+                await self.cancelled.wait()
+                return self._ended("cancelled")
+            case None:
+                return self._ended(self._finish)
+
+    def _count(self) -> None:
+        self._made += 1
+        self._totals["completion_tokens"] += 1
+        if self._made == 1:
+            self._totals["prompt_tokens"] += len(self._request.prompt_ids)
+
+    def _text(self) -> str:
+        return _decoded(self._tokens[: self._made])[: len(self._shown)]
+
+    def _ended(
+        self,
+        finish: Literal["stop", "step", "length", "cancelled", "failed"],
+        error: str | None = None,
+    ) -> Generated:
+        asked = self._request.top_logprobs
+        return Generated(
+            self.id,
+            finish,
+            text=self._text(),
+            token_ids=tuple(self._tokens[: self._made]),
+            logprob=-0.5 * self._made if asked else None,
+            top_logprobs=((-0.5,) * asked,) * self._made if asked else (),
+            prompt_tokens=len(self._request.prompt_ids) if self._made else 0,
+            completion_tokens=self._made,
+            worker=self._worker,
+            error=error,
+        )
+
+
+class _Reading:
+    """One `Grade` and its verdict."""
+
+    def __init__(self, request: Grade, verdict: Verdict, worker: str, totals: Counter[str]) -> None:
+        self.id = request.id
+        self.cancelled = asyncio.Event()
+        self._verdict = verdict
+        self._worker = worker
+        self._totals = totals
+        answer = ("assistant", "".join(request.steps))
+        self._needs = len(_rendered((*request.messages, answer)))
+        self._allowed = request.max_tokens
+
+    async def run(self, _: Callable[[Tokens], None]) -> Graded:
+        """Score it, if it can be afforded and somebody still wants it."""
+        if self._needs > self._allowed:
+            return Graded(self.id, "unaffordable", needs=self._needs, worker=self._worker)
+        if await _dropped(self.cancelled, self._verdict.seconds):
+            return Graded(self.id, "cancelled", worker=self._worker)
+        match self._verdict.fault:
+            case "failed":
+                error = "It failed, as scripted."
+                return Graded(self.id, "failed", worker=self._worker, error=error)
+            case "lost":
+                error = "The worker died, as scripted."
+                return Graded(self.id, "failed", worker=self._worker, error=error, lost=True)
+            case "hang":
+                await self.cancelled.wait()
+                return Graded(self.id, "cancelled", worker=self._worker)
+            case None:
+                self._totals["prompt_tokens"] += self._needs
+                scores = self._verdict.step_scores
+                return Graded(self.id, "done", scores, self._needs, worker=self._worker)
+
+
+def _no_judge(_: Grade) -> Verdict:
+    return Verdict(fault="failed")
+
+
+async def _dropped(cancelled: asyncio.Event, seconds: float) -> bool:
+    """Wait so long, or until the call is cancelled; says whether it is."""
+    if not seconds:
+        await asyncio.sleep(0)
+        return cancelled.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            return await cancelled.wait()
+    except TimeoutError:
+        return False
+
+
+def _rendered(messages: Messages) -> bytes:
+    return "".join(f"<{role}>{content}\n" for role, content in messages).encode()
+
+
+def _decoded(tokens: bytes) -> str:
+    """What the bytes say so far; a letter that isn't whole yet says nothing."""
+    return tokens.decode(errors="ignore")
+
+
+def _cut(text: str, call: Generate) -> tuple[bytes, str, Literal["stop", "step", "length"]]:
+    """The tokens that the call makes of `text`, what of them is shown, and why they end there."""
+    tokens, shown = text.encode(), text
+    finish: Literal["stop", "step", "length"] = "stop"
+    ends = [(text.find(stop) + len(stop), stop) for stop in {*call.stop, *call.delimiters}]
+    if found := [(end, stop) for end, stop in ends if stop in text]:
+        end, stop = min(found)
+        is_step = stop in call.delimiters
+        tokens = text[:end].encode()
+        shown = text[:end] if is_step else text[: end - len(stop)]
+        finish = "step" if is_step else "stop"
+    if len(tokens) > call.max_tokens:
+        tokens = tokens[: call.max_tokens]
+        return tokens, _decoded(tokens), "length"
+    return tokens, shown, finish
