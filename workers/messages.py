@@ -23,8 +23,8 @@ class Generate:
     """Sample one continuation of `prompt_ids`, of at most `max_tokens` tokens.
 
     `id` is unlike that of any other call in flight, whoever made it: it is what `cancel` goes by.
-    Each of `stop` ends it and stays in what comes back when it is one of `delimiters` too (a step
-    delimiter belongs to its step; a stop string of the user does not). `stream` asks for `Tokens`
+    Each of `stop` and of `delimiters` ends it. A delimiter stays in what comes back, since it
+    belongs to its step; a stop string of the user doesn't. `stream` asks for `Tokens`
     as they come. `top_logprobs` above zero asks for the log-probabilities of that many tokens a
     position. Of calls that wait, those of the lowest `priority` run first.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import grpc  # type: ignore[import-untyped]
@@ -27,7 +27,7 @@ Handle: TypeAlias = DeploymentHandle[Any]
 _TRANSPORT_ERRORS = (RayError, RayServeException, grpc.RpcError)
 """All that a call over Serve raises when the other side isn't there, or can't take it."""
 
-_GRACE_SECONDS = 0.5
+_GRACE_SECONDS = 0.1
 """How long a batch whose calls were all cancelled before a replica took it is still waited for:
 one that has just been taken should say by itself what it cost."""
 
@@ -79,34 +79,23 @@ class ServePool:
 
     def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
-        flights = [_Flight(chunk) for chunk in _shares(batch, self._generators)]
-        for flight in flights:
-            self._flights.update((call_id, flight) for call_id in flight.calls)
-        return _merged([self._fly(flight) for flight in flights])
+        return self._send(
+            [
+                _Flight(self._generator, "generate", share, Generated)
+                for share in _shares(batch, self._generators)
+            ]
+        )
 
-    async def _fly(self, flight: _Flight) -> AsyncIterator[GenerationEvent]:
-        for call_id in flight.forget_cancelled():
-            yield Generated(call_id, "cancelled")
-        if not flight.calls:
-            return
-        batch = tuple(flight.calls.values())
-        try:
-            async with aclosing(_items(self._generator, "generate", batch)) as items:
-                if not await flight.take_off(items, self._patience):
-                    for call_id in flight.calls:
-                        yield Generated(call_id, "cancelled")
-                    return
-                await self._cancel(flight)
-                async for group in items:
-                    for event in group:
-                        if isinstance(event, Generated):
-                            flight.calls.pop(event.id)
-                        yield event
-        except _LostError as lost:
-            for call_id in flight.calls:
-                yield Generated(
-                    call_id, "failed", worker=flight.replica, error=str(lost), lost=True
-                )
+    def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
+        """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
+        if self._reward is None:
+            return _refused(batch)
+        return self._send(
+            [
+                _Flight(self._reward, "grade", share, Graded)
+                for share in _shares(batch, self._rewards)
+            ]
+        )
 
     async def cancel(self, ids: Collection[str]) -> None:
         """See `workers.ports.Pool`."""
@@ -114,43 +103,14 @@ class ServePool:
         for call_id in ids:
             flight = self._flights.get(call_id)
             if flight is not None and call_id in flight.calls:
-                flight.cancel(call_id)
+                flight.drop(call_id)
                 flights[id(flight)] = flight
-        await asyncio.gather(*map(self._cancel, flights.values()))
+        await asyncio.gather(*(flight.cancel(self._patience) for flight in flights.values()))
 
-    async def _cancel(self, flight: _Flight) -> None:
-        """Tell the replica; one that hasn't taken the flight yet is told when it has."""
-        ids = flight.cancelled & flight.calls.keys()
-        if not ids or not flight.replica:
-            return
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._generator.cancel.remote(sorted(ids), replica=flight.replica)
-        except (TimeoutError, *_TRANSPORT_ERRORS):
-            # The replica is going. Its calls end with it, which is all that was wanted.
-            return
-
-    def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
-        """See `workers.ports.Pool`."""
-        return _merged([self._grade(chunk) for chunk in _shares(batch, self._rewards)])
-
-    async def _grade(self, batch: Sequence[Grade]) -> AsyncIterator[Graded]:
-        left = {call.id: call for call in batch}
-        if self._reward is None:
-            for call_id in left:
-                yield Graded(call_id, "failed", error="There is no reward model.")
-            return
-        try:
-            async with aclosing(_items(self._reward, "grade", tuple(batch))) as items:
-                async with asyncio.timeout(self._patience):
-                    await anext(items)
-                async for group in items:
-                    for graded in group:
-                        del left[graded.id]
-                        yield graded
-        except (_LostError, TimeoutError) as lost:
-            for call_id in left:
-                yield Graded(call_id, "failed", error=_summary(lost), lost=True)
+    def _send(self, flights: Sequence[_Flight]) -> AsyncIterator[Any]:
+        for flight in flights:
+            self._flights.update((call_id, flight) for call_id in flight.calls)
+        return _merged([flight.events(self._patience) for flight in flights])
 
     async def counters(self) -> dict[str, dict[str, int]]:
         """The engines' own counters, by the name of the replica.
@@ -187,28 +147,75 @@ class ServePool:
 
 
 class _Flight:
-    """A chunk of a batch on its way to one replica: the calls that haven't ended."""
+    """A share of a batch on its way to one replica, and its calls that haven't ended."""
 
-    def __init__(self, chunk: Sequence[Generate]) -> None:
-        self.calls = {call.id: call for call in chunk}
-        self.cancelled: set[str] = set()
-        self.replica = ""
+    def __init__(
+        self,
+        handle: Handle,
+        method: str,
+        share: Sequence[Generate] | Sequence[Grade],
+        ending: type[Generated] | type[Graded],
+    ) -> None:
+        self.calls = {call.id: call for call in share}
+        self._handle = handle
+        self._method = method
+        self._ending = ending
+        self._replica = ""
+        self._dropped: set[str] = set()
         self._unwanted = asyncio.Event()
 
-    def cancel(self, call_id: str) -> None:
-        self.cancelled.add(call_id)
-        if self.cancelled >= self.calls.keys():
+    def drop(self, call_id: str) -> None:
+        """Note that nobody wants this call any more."""
+        self._dropped.add(call_id)
+        if self._dropped >= self.calls.keys():
             self._unwanted.set()
 
-    def forget_cancelled(self) -> list[str]:
-        """Take out what was cancelled before it was sent."""
-        forgotten = [call_id for call_id in self.calls if call_id in self.cancelled]
-        for call_id in forgotten:
-            del self.calls[call_id]
-        return forgotten
+    async def cancel(self, patience: float) -> None:
+        """Tell the replica what was dropped; one that hasn't taken the flight is told later."""
+        ids = self._dropped & self.calls.keys()
+        if not ids or not self._replica:
+            return
+        try:
+            async with asyncio.timeout(patience):
+                await self._handle.cancel.remote(sorted(ids), replica=self._replica)
+        except (TimeoutError, *_TRANSPORT_ERRORS):
+            # The replica is going, and its calls with it, which is all that was wanted.
+            return
 
-    async def take_off(self, items: AsyncIterator[Any], patience: float) -> bool:
-        """Wait for a replica to take it; False when it was cancelled as a whole before.
+    async def events(self, patience: float) -> AsyncIterator[Any]:
+        """All that comes of it. Whatever happens, each call comes to its end."""
+        for ended in self._end(self._dropped, "cancelled"):
+            yield ended
+        batch = tuple(self.calls.values())
+        if not batch:
+            return
+        try:
+            async with aclosing(_items(self._handle, self._method, batch)) as items:
+                if not await self._taken(items, patience):
+                    for ended in self._end(self._dropped, "cancelled"):
+                        yield ended
+                    return
+                await self.cancel(patience)
+                async for group in items:
+                    for event in group:
+                        if isinstance(event, self._ending):
+                            del self.calls[event.id]
+                        yield event
+        except _LostError as lost:
+            for ended in self._end(self.calls, "failed", error=str(lost), lost=True):
+                yield ended
+
+    def _end(
+        self, ids: Collection[str], finish: Literal["cancelled", "failed"], **more: Any
+    ) -> list[Generated | Graded]:
+        """End these of the calls from here, as no replica does."""
+        ended = [call_id for call_id in self.calls if call_id in ids]
+        for call_id in ended:
+            del self.calls[call_id]
+        return [self._ending(it, finish, worker=self._replica, **more) for it in ended]
+
+    async def _taken(self, items: AsyncIterator[Any], patience: float) -> bool:
+        """Wait until a replica takes it; False when nobody wants it any more before.
 
         Raises _LostError when none takes it in time.
         """
@@ -219,7 +226,7 @@ class _Flight:
             if not taken.done() and unwanted.done():
                 await asyncio.wait({taken}, timeout=_GRACE_SECONDS)
             if taken.done():
-                self.replica = taken.result()
+                self._replica = taken.result()
                 return True
             if unwanted.done():
                 return False
@@ -228,6 +235,11 @@ class _Flight:
             taken.cancel()
             unwanted.cancel()
             await asyncio.wait({taken, unwanted})
+
+
+async def _refused(batch: Sequence[Grade]) -> AsyncIterator[Graded]:
+    for call in batch:
+        yield Graded(call.id, "failed", error="There is no reward model in this profile.")
 
 
 async def _items(handle: Handle, method: str, batch: tuple[Any, ...]) -> AsyncGenerator[Any, None]:

@@ -30,7 +30,7 @@ class Pool(Protocol):
         """
 
     async def cancel(self, ids: Collection[str]) -> None:
-        """End these calls now. Each still yields its `Generated`, with what it made until then.
+        """End these calls now. Each still yields its result, with what it came to until then.
 
         Ids that are unknown or have ended already are ignored.
         """

@@ -2,9 +2,7 @@
 
 What always holds:
 
-- A call ends in exactly one `Generated`, and its counts are what the engine's own counters grew
-  by. Therefore a cancelled one is aborted in the engine and then read to its end, never dropped:
-  only its last output says how many of its tokens the counters have.
+- The counts of its `Generated` are what the engine's own counters grew by, however it ended.
 - `token_ids` are what the model wrote, whole. `text` is what they say, except that a stop string
   of the user is cut off, with what follows it in its last token. A step delimiter stays, with what
   its last token says beyond it, so that what continues `token_ids` continues `text` too.
@@ -45,10 +43,6 @@ class Sampler:
         self._context: int = llm.model_config.max_model_len
         self._longest_token = max(map(len, self._tokenizer.get_vocab()))
 
-    async def ready(self) -> None:
-        """Wait for the engine to answer; only the first call of all has to."""
-        await self._llm.get_supported_tasks()
-
     async def prepare(self, messages: Messages) -> Prompt:
         """The conversation in the model's own tokens, tokenised off the event loop.
 
@@ -85,7 +79,7 @@ class Sampler:
             "messages",
         )
 
-    async def run(self, call: Call) -> Generated:
+    async def run(self, call: Sampling) -> Generated:
         """Carry the call through the engine. Whatever goes wrong becomes its `Generated`.
 
         When the task is cancelled the engine drops the call at once, and nobody hears its end.
@@ -94,11 +88,9 @@ class Sampler:
             return call.ended("cancelled", self._worker)
         request = call.request
         try:
-            # Once the engine has been `ready`, nothing is waited for from here until it knows the
-            # call, so a cancellation finds it either above or in the engine.
             async for output in self._llm.generate(
                 tokens_input(list(request.prompt_ids)),
-                call.sampling(self._step_ids(request)),
+                call.parameters(self._step_ids(request)),
                 request.id,
                 priority=request.priority,
             ):
@@ -111,25 +103,17 @@ class Sampler:
         except Exception as broken:  # noqa: BLE001 whatever it was, the caller must hear the end
             return call.failed(f"{type(broken).__name__}: {broken}", self._worker)
 
-    async def abort(self, calls: list[Call]) -> None:
-        """End these now; whoever runs them still gets their ends."""
-        for call in calls:
-            call.cancelled = True
-        await self._llm.abort([call.request.id for call in calls])
-
     def _step_ids(self, request: Generate) -> list[int]:
         """The delimiters that are one token, at which the engine itself ends a call.
 
         Every other stop is looked for in the text, outside of the engine, one step later.
         """
         encoded = (
-            self._tokenizer.encode(stop, add_special_tokens=False)
-            for stop in request.stop
-            if stop in request.delimiters
+            self._tokenizer.encode(stop, add_special_tokens=False) for stop in request.delimiters
         )
         return [token_ids[0] for token_ids in encoded if len(token_ids) == 1]
 
-    def _end(self, call: Call, last: CompletionOutput) -> Generated:
+    def _end(self, call: Sampling, last: CompletionOutput) -> Generated:
         """What became of a call that the engine has finished."""
         finish: Finish = "stop"
         match last.finish_reason, last.stop_reason:
@@ -150,17 +134,18 @@ class Sampler:
                 return call.failed(f"The engine ended it by itself: {reason}", self._worker)
         return call.ended(finish, self._worker)
 
-    def _decode(self, call: Call) -> str:
+    def _decode(self, call: Sampling) -> str:
         """All that the tokens say, which vLLM cuts at a stop string even within a token."""
         stream = DecodeStream(ids=list(call.request.prompt_ids), skip_special_tokens=True)
         backend = self._tokenizer.backend_tokenizer
         return "".join(stream.step(backend, token_id) or "" for token_id in call.token_ids)
 
 
-class Call:
+class Sampling:
     """One request and what has come of it so far. `emit` takes the streamed pieces."""
 
     def __init__(self, request: Generate, emit: Callable[[GenerationEvent], None]) -> None:
+        self.id = request.id
         self.request = request
         self.cancelled = False
         self.text = ""
@@ -175,10 +160,10 @@ class Call:
         # vLLM keeps either all stop strings in the text or none. With a delimiter among them it
         # must keep all, so the user's are cut off here; until the end, as many characters as
         # might begin one are held back from the stream.
-        self._keeps = len(hidden) < len(request.stop)
+        self._keeps = bool(request.delimiters)
         self._held = max(map(len, hidden), default=1) - 1 if self._keeps else 0
 
-    def sampling(self, step_ids: list[int]) -> SamplingParams:
+    def parameters(self, step_ids: list[int]) -> SamplingParams:
         """The request in vLLM's words."""
         request = self.request
         return SamplingParams(
@@ -186,7 +171,7 @@ class Call:
             top_p=request.top_p,
             max_tokens=request.max_tokens,
             seed=request.seed,
-            stop=list(request.stop),
+            stop=list({*request.stop, *request.delimiters}),
             stop_token_ids=step_ids,
             include_stop_str_in_output=self._keeps,
             logprobs=request.top_logprobs or None,

@@ -2,9 +2,9 @@
 
 The text that is read is the conversation and the candidate in the reward model's chat template,
 the candidate as an assistant's message with the step tag after each of its steps, as
-Qwen2.5-Math-PRM wants it (https://huggingface.co/Qwen/Qwen2.5-Math-PRM-7B). What always holds: a
-call ends in exactly one `Graded`, its `reward_tokens` are all the engine read for it, and nothing
-is read that would cost more than the call allows.
+Qwen2.5-Math-PRM wants it (https://huggingface.co/Qwen/Qwen2.5-Math-PRM-7B). What always holds: the
+`reward_tokens` of a call are all that the engine read for it, and nothing is read that would cost
+more than the call allows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import torch
 from vllm.exceptions import GracefulHTTPError
 from vllm.inputs.engine import tokens_input
 from vllm.pooling_params import PoolingParams
@@ -20,6 +21,15 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from workers.messages import Grade, Graded
 from workers.options import RewardOptions
+
+
+class Scoring:
+    """One request, and whether anyone still wants it."""
+
+    def __init__(self, request: Grade) -> None:
+        self.id = request.id
+        self.request = request
+        self.cancelled = False
 
 
 class Scorer:
@@ -45,13 +55,19 @@ class Scorer:
             )
         return int(token_ids[0])
 
-    async def run(self, request: Grade) -> Graded:
-        """Score one candidate. Whatever goes wrong becomes its `Graded`."""
+    async def run(self, call: Scoring) -> Graded:
+        """Score one candidate. Whatever goes wrong becomes its `Graded`.
+
+        When the task is cancelled the engine drops the call at once, and nobody hears its end.
+        """
+        request = call.request
         try:
             token_ids = await asyncio.to_thread(self._tokenise, request)
+            if call.cancelled:
+                return Graded(request.id, "cancelled", worker=self._worker)
             if len(token_ids) > request.max_tokens:
-                return self._unaffordable(request, len(token_ids))
-            return await self._score(request, token_ids)
+                return Graded(request.id, "unaffordable", needs=len(token_ids), worker=self._worker)
+            return await self._score(call, token_ids)
         except EngineDeadError as dead:
             return self._failed(request, f"The engine died: {dead}", lost=True)
         except GracefulHTTPError as busy:
@@ -59,18 +75,21 @@ class Scorer:
         except Exception as broken:  # noqa: BLE001 whatever it was, the caller must hear the end
             return self._failed(request, f"{type(broken).__name__}: {broken}")
 
-    async def _score(self, request: Grade, token_ids: list[int]) -> Graded:
-        read = len(token_ids)
+    async def _score(self, call: Scoring, token_ids: list[int]) -> Graded:
+        request, read = call.request, len(token_ids)
         if read > self._longest:
             return self._failed(
                 request,
                 f"The reward model reads {self._longest} tokens at most, and this takes {read}. "
                 "Shorten the conversation, or the answers by max_tokens.",
             )
-        scores: tuple[float, ...] = ()
+        data = torch.empty(0)
         async for output in self._llm.encode(tokens_input(token_ids), self._pooling, request.id):
             data = output.outputs.data.float()
-            scores = tuple(data[:, 1].tolist()) if self._tag else (data[-1].item(),)
+        if call.cancelled and not data.numel():
+            # Aborted before it was read, and so not counted by the engine either.
+            return Graded(request.id, "cancelled", worker=self._worker)
+        scores = tuple(data[:, 1].tolist()) if self._tag else (data[-1].item(),)
         if self._tag and len(scores) != len(request.steps):
             raise ValueError(f"{len(scores)} scores came for {len(request.steps)} steps")
         return Graded(request.id, "done", scores, reward_tokens=read, worker=self._worker)
@@ -90,9 +109,6 @@ class Scorer:
     def _plain(self, text: str) -> str:
         """The text without the tag: one that somebody wrote would be scored as a step's end."""
         return text.replace(self._tag, "") if self._tag else text
-
-    def _unaffordable(self, request: Grade, needs: int) -> Graded:
-        return Graded(request.id, "unaffordable", needs=needs, worker=self._worker)
 
     def _failed(self, request: Grade, error: str, *, lost: bool = False) -> Graded:
         return Graded(request.id, "failed", worker=self._worker, error=error, lost=lost)
