@@ -160,6 +160,16 @@ async def test_a_child_that_comes_late_can_be_opened_again(brief: Ledger, ledger
     assert (parent.spent, parent.held) == (tokens(4), Cost())
 
 
+async def test_a_child_closed_late_stays_closed(brief: Ledger, ledger: Ledger) -> None:
+    """Closing a child whose lease ran out ends it for good: opening it again sets nothing aside."""
+    await ledger.open("r", Budget(completion_tokens=10))
+    await brief.open("r/x", Budget(completion_tokens=8), parent="r")
+    await asyncio.sleep(LAPSE)
+    closed = await ledger.close("r/x")
+    assert await ledger.open("r/x", Budget(completion_tokens=8), parent="r") == closed
+    assert (await ledger.account("r")).held == Cost()
+
+
 async def test_a_child_renews_its_set_aside_in_every_parent(leased: Leased, ledger: Ledger) -> None:
     """A child that renews keeps itself and all that it hangs from."""
     short = leased(0.5)

@@ -173,6 +173,7 @@ async def test_a_lost_renewal_keeps_its_news(
     fates: list[Fate] = ["cut"]
     proxy = Proxy(socket_of(redis_url))
     await ledger.open("r", Budget(completion_tokens=10))
+    await ledger.renew("r")  # so that Redis has the script, and the reply lost is the renewal's
     await brief.hold("r", (Hold("a", tokens(1)),))
     await asyncio.sleep(0.1)
     async with proxy.at(sockets / "proxy") as url, connect(url) as client:
