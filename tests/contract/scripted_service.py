@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -71,7 +71,7 @@ class ScriptedRun(Run):
         return Reply(self.trace.id, outcome, self.effort, spent, self.effort.budget)
 
 
-Play: TypeAlias = Callable[[ScriptedRun], Awaitable[Reply]]
+Play: TypeAlias = Callable[[ScriptedRun], Coroutine[Any, Any, Reply]]
 
 
 async def at_once(run: ScriptedRun) -> Reply:
@@ -130,6 +130,7 @@ class Stage:
     traces: Any = field(default_factory=Shelf)
     engines: dict[str, bool] = field(default_factory=lambda: {"generator": True, "reward": True})
     engine_metrics: Callable[[], Awaitable[list[tuple[str, str]]]] | None = None
+    ready: Callable[[], Awaitable[dict[str, bool]]] | None = None
     limits: Limits = field(default_factory=Limits)
     telemetry: Telemetry = field(default_factory=Telemetry)
 
@@ -138,7 +139,7 @@ class Stage:
         return build(
             self.reasoner,
             model_name=MODEL,
-            ready=self._ready,
+            ready=self.ready or self._ready,
             traces=self.traces,
             engine_metrics=self.engine_metrics or _no_metrics,
             limits=self.limits,
@@ -180,9 +181,7 @@ async def serving(
         serve = asyncio.create_task(server.serve(sockets=[listener]))
         async with (
             httpx.AsyncClient(base_url=url, timeout=20) as http,
-            AsyncOpenAI(
-                base_url=f"{url}/v1", api_key="none", max_retries=retries, http_client=http
-            ) as openai,
+            AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=retries) as openai,
         ):
             yield Service(url, http, openai, stage.reasoner, stage.telemetry)
         server.should_exit = True
