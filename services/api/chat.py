@@ -116,7 +116,7 @@ class ChatCompletions:
         failure = None if error is None else self._told(error, spent=True)
         if error is not None and failure is not error:
             self._telemetry.log.error("run failed", exc_info=error)
-        status = 200 if failure is None else int(failure.status)
+        status = 200 if failure is None else failure.status
         self._telemetry.ended(
             Ended(
                 request_id=turn.run.trace.id,

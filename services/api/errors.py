@@ -37,7 +37,7 @@ class ApiError(LongthinkError):
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = int(status)
         self.message = message
         self.code = code
         self.param = param
