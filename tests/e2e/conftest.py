@@ -1,0 +1,117 @@
+"""One whole service for all end-to-end tests: two generators, a reward model, Redis, Ray, HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from redis import Redis
+
+from services.app import Service
+from services.redis_server import RedisServer
+from services.settings import GeneratorSettings, RedisSettings, ServiceSettings, Settings
+from workers.reference.synthetic import queries
+
+_SAMPLE = re.compile(r"^(vllm:[a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+
+MODEL = "longthink-reference"
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the engines have counted, all replicas together; `reward_tokens` by reward models."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reward_tokens: int
+    busy: int
+
+    def __sub__(self, other: Counters) -> Counters:
+        return Counters(
+            self.prompt_tokens - other.prompt_tokens,
+            self.cached_tokens - other.cached_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.reward_tokens - other.reward_tokens,
+            self.busy,
+        )
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """The redis-server of the service."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def service(redis: RedisServer) -> Iterator[Service]:
+    """The running service."""
+    settings = Settings(
+        redis=RedisSettings(url=redis.url),
+        service=ServiceSettings(port=0, log_level="warning"),
+        generator=GeneratorSettings(replicas=2),
+    )
+    with Service.start(settings, logs=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def http(service: Service) -> Iterator[httpx.Client]:
+    """A plain HTTP client of it."""
+    with httpx.Client(base_url=service.url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def openai(service: Service) -> Iterator[OpenAI]:
+    """The official client of it."""
+    with OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def openai_async(service: Service) -> AsyncOpenAI:
+    """The official asynchronous client of it."""
+    return AsyncOpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+@pytest.fixture
+def counters(http: httpx.Client) -> Callable[[], Counters]:
+    """Reads the engines' own counters from the metrics of the service."""
+
+    def read() -> Counters:
+        totals: Counter[tuple[str, bool]] = Counter()
+        text = http.get("/metrics").raise_for_status().text
+        for name, labels, value in _SAMPLE.findall(text):
+            totals[name, f'model_name="{MODEL}"' in labels] += int(float(value))
+        busy = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+        return Counters(
+            prompt_tokens=totals["vllm:prompt_tokens_total", True],
+            cached_tokens=totals["vllm:prompt_tokens_cached_total", True],
+            completion_tokens=totals["vllm:generation_tokens_total", True],
+            reward_tokens=totals["vllm:prompt_tokens_total", False],
+            busy=sum(totals[name, generator] for name in busy for generator in (True, False)),
+        )
+
+    return read
+
+
+@pytest.fixture
+def held(redis: RedisServer) -> Iterator[Callable[[], int]]:
+    """Counts in Redis itself the holds of all budgets."""
+    with Redis.from_url(redis.url) as admin:
+        yield lambda: sum(
+            int(admin.zcard(key)) for key in admin.scan_iter(match="longthink:*:leases:*")
+        )
+
+
+@pytest.fixture
+def hard() -> Callable[[int], list[str]]:
+    """Hard questions of the test split."""
+    return lambda count: [query.question for query in queries("test", "hard", count, seed=7)]

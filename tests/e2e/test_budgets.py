@@ -1,0 +1,121 @@
+"""A budget holds in every dimension, to the last token, and isn't wasted by being careful."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from statistics import mean
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from tests.e2e.conftest import MODEL
+
+REQUESTS = 200
+SIDE_BY_SIDE = 12
+
+
+def ask(question: str, **said: Any) -> dict[str, Any]:
+    """The arguments of a request; `said` goes into our object."""
+    return {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": said.pop("max_tokens", 256),
+        "seed": said.pop("seed", 1),
+        "extra_body": {"longthink": said},
+    }
+
+
+async def test_no_budget_is_overspent(
+    openai_async: AsyncOpenAI, hard: Callable[[int], list[str]]
+) -> None:
+    """Two hundred requests with random budgets in every dimension: none over by one."""
+    dice = random.Random(1)
+    gate = asyncio.Semaphore(SIDE_BY_SIDE)
+
+    def budget() -> dict[str, float]:
+        limits = {
+            "completion_tokens": dice.randrange(1, 900),
+            "reward_tokens": dice.randrange(1, 1500),
+            "candidates": dice.randrange(1, 10),
+            "deadline_seconds": dice.uniform(0.2, 8),
+            "usd": dice.randrange(1, 400) / 1e6,
+        }
+        named = dice.sample(sorted(limits), dice.randrange(1, 4))
+        return {name: limits[name] for name in named}
+
+    async def one(question: str) -> tuple[dict[str, float], dict[str, Any]]:
+        limits = budget()
+        strategy = dice.choice(["single", "majority", "best_of_n"])
+        asked = ask(question, strategy=strategy, budget=limits, seed=dice.randrange(2**31))
+        async with gate:
+            reply = await openai_async.chat.completions.create(**asked)
+        return limits, reply.model_dump()["longthink"]
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(question)) for question in hard(REQUESTS)]
+    for limits, said in (task.result() for task in tasks):
+        spent = said["spent"]
+        for dimension in ("completion_tokens", "reward_tokens", "candidates", "usd"):
+            if dimension in limits:
+                assert spent[dimension] <= limits[dimension], (dimension, limits, said)
+
+
+def test_sixteen_mean_candidates_nearly_all_finish(
+    openai: OpenAI, http: httpx.Client, hard: Callable[[int], list[str]]
+) -> None:
+    """On the budget of sixteen mean candidates, each free to take four times that, 13 finish."""
+    finished = []
+    for question in hard(4):
+        free = openai.chat.completions.create(
+            **ask(question, strategy="majority", stop="none", budget={"candidates": 16})
+        ).model_dump()["longthink"]
+        likely = free["spent"]["completion_tokens"] // 16
+        bound = openai.chat.completions.create(
+            **ask(
+                question,
+                strategy="majority",
+                stop="none",
+                budget={"candidates": 16, "completion_tokens": 16 * likely},
+                max_tokens=4 * likely,
+                seed=2,
+            )
+        ).model_dump()["longthink"]
+        assert bound["spent"]["completion_tokens"] <= 16 * likely
+        events = http.get(f"/v1/traces/{bound['trace_id']}").json()["events"]
+        told = [event["data"] for event in events if event["kind"] == "told"]
+        done = [it for it in told if it["candidate"] and it["candidate"]["finish"] == "stop"]
+        finished.append(len(done))
+        first = next(event["data"] for event in events if event["kind"] == "asked")
+        assert len(first["tasks"]) == 16, "they are asked for side by side"
+    assert min(finished) >= 13, finished
+    assert mean(finished) <= 16
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_deadline_is_kept_with_the_best_there_is(
+    openai: OpenAI, hard: Callable[[int], list[str]], streamed: bool
+) -> None:
+    """Two seconds for a search that would take far longer: an answer within half a second more."""
+    asked = ask(
+        hard(1)[0],
+        strategy="best_of_n",
+        stop="none",
+        budget={"candidates": 512, "deadline_seconds": 2.0},
+    )
+    began = time.monotonic()
+    if streamed:
+        chunks = [
+            chunk.model_dump() for chunk in openai.chat.completions.create(**asked, stream=True)
+        ]
+        said = next(chunk["longthink"] for chunk in chunks if chunk.get("longthink"))
+    else:
+        said = openai.chat.completions.create(**asked).model_dump()["longthink"]
+    took = time.monotonic() - began
+    assert said["stopped"] == "deadline"
+    assert said["answer"] is not None
+    assert took <= 2.5

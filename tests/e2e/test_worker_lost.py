@@ -1,0 +1,60 @@
+"""A generator that is killed in the middle of a request costs its work, not the answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import psutil
+
+from tests.e2e.conftest import MODEL
+
+
+def generator_processes() -> list[psutil.Process]:
+    """The replicas of the generator deployment on this machine."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if "ServeReplica:longthink:generator" in title:
+            found.append(process)
+    return found
+
+
+def test_answer_comes_though_a_replica_is_killed(
+    http: httpx.Client, hard: Callable[[int], list[str]]
+) -> None:
+    """Two replicas share 64 candidates; one is killed while it works; all are answered for."""
+    replicas = generator_processes()
+    assert len(replicas) == 2
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": hard(1)[0]}],
+        "max_tokens": 256,
+        "longthink": {"strategy": "majority", "stop": "none", "budget": {"candidates": 64}},
+    }
+    replies: list[httpx.Response] = []
+    request = threading.Thread(
+        target=lambda: replies.append(http.post("/v1/chat/completions", json=body, timeout=100))
+    )
+    request.start()
+    time.sleep(0.3)
+    replicas[0].kill()
+    request.join()
+
+    said = replies[0].json()["longthink"]
+    events = http.get(f"/v1/traces/{said['trace_id']}").json()["events"]
+    told = [event["data"] for event in events if event["kind"] == "told"]
+    assert replies[0].status_code == 200
+    assert said["answer"] is not None
+    assert sum(it["status"] == "done" for it in told) == 64, "the other replica took over"
+    wait_until_ready(http)
+
+
+def wait_until_ready(http: httpx.Client, seconds: float = 180) -> None:
+    """Serve puts a new replica in its place."""
+    give_up = time.monotonic() + seconds
+    while http.get("/health/ready").status_code != 200 or len(generator_processes()) < 2:
+        assert time.monotonic() < give_up, "the killed replica was not replaced"
+        time.sleep(0.5)

@@ -1,0 +1,323 @@
+"""A request from its options to its reply, on a real ledger, with workers that fail as scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from secrets import token_hex
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from planner.domain import Budget, Expand, Message, Prices, Query, Sampling, Stopped
+from planner.effort import Options
+from planner.errors import LedgerUnavailable
+from planner.search import Setup, search
+from planner.selection import selector
+from planner.stopping import parse
+from services.budget import RedisLedger, connect
+from services.driver import Manner
+from services.reasoning import Reasoner, Reply, Run
+from services.record import outcome_data, read_result
+from services.redis_server import RedisServer
+from services.trace import Event, Kind, TraceStore
+from workers.fake import Fault, FakePool, Script, Verdict
+from workers.messages import Generate, GenerationEvent, Grade, Graded
+
+QUERY = Query((Message("user", "How many?"),), Sampling(max_tokens=400), seed=5)
+PRICES = Prices(prompt=0.05, completion=0.2, reward=0.05)
+
+
+class Bench:
+    """A reasoner on a fake pool and a real ledger."""
+
+    def __init__(self, redis: Redis, pool: FakePool, *, manner: Manner | None = None) -> None:
+        self.pool = pool
+        self.ledger = RedisLedger(redis)
+        self.traces = TraceStore(redis)
+        manner = manner or Manner(prices=PRICES, step_delimiter="\n", late_seconds=1.0)
+        self.reasoner = Reasoner(pool, self.ledger, self.traces, manner)
+
+    async def start(self, options: Options, query: Query = QUERY) -> Run:
+        """Start a request."""
+        return await self.reasoner.start(query, options, trace_id=token_hex(8))
+
+    async def ask(self, options: Options, query: Query = QUERY) -> tuple[Reply, list[Event]]:
+        """The reply of a request, and its trace."""
+        run = await self.start(options, query)
+        reply = await run.reply()
+        await self.reasoner.drain(5)
+        return reply, run.trace.events
+
+    async def counted(self) -> tuple[int, int]:
+        """Completion and prompt tokens that the worker counted."""
+        counters = (await self.pool.counters())["fake"]
+        assert counters["running"] == 0
+        return counters["completion_tokens"], counters["prompt_tokens"]
+
+
+def wide(candidates: int = 16, **said: str) -> Options:
+    """A majority over so many candidates."""
+    return Options(
+        strategy=said.get("strategy", "majority"),
+        selector=said.get("selector"),
+        stop=said.get("stop", "none"),
+        budget=Budget(candidates=candidates),
+    )
+
+
+def told(events: list[Event], prefix: str = "expand") -> list[Event]:
+    """The ends of the tasks of one kind."""
+    return [e for e in events if e.kind is Kind.TOLD and e.data["id"].startswith(prefix)]
+
+
+def of_length(mean: int, spread: float) -> Callable[[Generate], Script]:
+    """Candidates of about so many tokens, a tenth of a millisecond each, that all agree.
+
+    A continued candidate goes on where it was: what it comes to hangs on its prompt alone.
+    """
+
+    def script(call: Generate) -> Script:
+        prompt = bytes(call.prompt_ids)
+        made = prompt.rpartition(b"How many?\n")[2]
+        if b" " in made:
+            whole = int(made.split(b" ")[0])
+        else:
+            chance = random.Random(call.seed)
+            whole = max(20, round(chance.gauss(mean, spread * mean)))
+            made = b""
+        text = f"{whole} ".ljust(whole - 7, ".") + "\n#### 7"
+        rest = text[len(made) :]
+        return Script(rest, seconds=len(rest) * 1e-4)
+
+    return script
+
+
+async def test_everything_is_counted(redis_client: Redis) -> None:
+    """What the reply says was spent is what the worker counted, and what the ledger has."""
+    bench = Bench(redis_client, FakePool())
+    reply, events = await bench.ask(wide(selector="weighted"))
+    completion, prompt = await bench.counted()
+    assert reply.spent.completion_tokens == completion
+    assert reply.spent.prompt_tokens + reply.spent.reward_tokens == prompt
+    assert reply.spent.candidates == 16
+    assert (await bench.ledger.account(reply.trace_id)).spent == reply.spent
+    assert reply.outcome.stopped is Stopped.COMPLETE
+    assert len(told(events)) == len(told(events, "grade")) == 16
+    assert events[0].kind is Kind.OPENED
+    assert events[-1].kind is Kind.CLOSED
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.builds(
+        Budget,
+        completion_tokens=st.none() | st.integers(1, 3000),
+        reward_tokens=st.none() | st.integers(1, 3000),
+        candidates=st.none() | st.integers(1, 20),
+        micro_usd=st.none() | st.integers(1, 400),
+    ),
+    st.sampled_from(["single", "majority", "best_of_n"]),
+    st.integers(0, 2**31),
+)
+async def test_no_budget_is_overspent_whatever_fails(
+    redis_client: Redis, budget: Budget, strategy: str, seed: int
+) -> None:
+    """Random budgets, random lengths, random faults: nothing over by one, nothing left held."""
+    lengths = of_length(100, 0.5)
+
+    def script(call: Generate) -> Script:
+        fate = random.Random(f"{seed}/{call.id}").random()
+        return replace(lengths(call), seconds=0.0, fault="failed" if fate < 0.15 else None)
+
+    bench = Bench(redis_client, FakePool(script))
+    reply, _ = await bench.ask(Options(strategy=strategy, budget=budget))
+    account = await bench.ledger.account(reply.trace_id)
+    for dimension in ("completion_tokens", "reward_tokens", "candidates", "micro_usd"):
+        limit = getattr(budget, dimension)
+        assert limit is None or getattr(account.spent, dimension) <= limit
+        assert getattr(account.held, dimension) == 0
+    assert (await bench.counted())[0] == account.spent.completion_tokens
+
+
+async def test_budget_of_sixteen_mean_candidates_finishes_nearly_all(redis_client: Redis) -> None:
+    """Side by side, though each may take four times the mean, and never a token over."""
+    for seed in range(5):
+        bench = Bench(redis_client, FakePool(of_length(100, 0.25)))
+        query = replace(QUERY, seed=seed)
+        options = replace(wide(), budget=Budget(candidates=16, completion_tokens=1600))
+        reply, events = await bench.ask(options, query)
+        done = [e for e in told(events) if e.data["candidate"]["finish"] == "stop"]
+        assert reply.spent.completion_tokens <= 1600
+        assert len(done) >= 13
+        first = next(event for event in events if event.kind is Kind.ASKED)
+        assert len(first.data["tasks"]) == 16
+
+
+async def test_deadline_gives_the_best_so_far(redis_client: Redis) -> None:
+    """Half of the workers hang; at the deadline the others' answer is there, and all is cancelled."""
+
+    def script(call: Generate) -> Script:
+        hangs = (call.seed or 0) % 2
+        return Script("a" * 10 if hangs else "#### 7", 0.05, "hang" if hangs else None)
+
+    bench = Bench(redis_client, FakePool(script))
+    options = replace(wide(), budget=Budget(candidates=16, deadline_seconds=0.5))
+    began = time.monotonic()
+    reply, _ = await bench.ask(options)
+    assert time.monotonic() - began < 1.0
+    assert (reply.outcome.answer, reply.outcome.stopped) == ("7", Stopped.DEADLINE)
+    assert reply.spent.completion_tokens == (await bench.counted())[0]
+
+
+async def test_cancelled_request_leaves_nothing_running_or_held(redis_client: Redis) -> None:
+    """A client that goes away: engines idle, holds back, what was made is paid for."""
+    bench = Bench(redis_client, FakePool(lambda call: Script("a" * 300, seconds=30)))
+    run = await bench.start(wide())
+    await asyncio.sleep(0.3)
+    run.cancel()
+    reply = await run.reply()
+    await bench.reasoner.drain(5)
+    assert reply.outcome.stopped is Stopped.CANCELLED
+    account = await bench.ledger.account(reply.trace_id)
+    assert account.held.completion_tokens == 0
+    assert account.spent.completion_tokens == (await bench.counted())[0] > 0
+
+
+async def test_lost_workers_are_replaced_by_others(redis_client: Redis) -> None:
+    """A call whose worker died is made again; its hold is charged, as nobody knows what it took."""
+    lost = set[str]()
+
+    def script(call: Generate) -> Script:
+        task = call.id.partition("#")[0]
+        if task in lost or not task.endswith(("1", "3")):
+            return Script("#### 7")
+        lost.add(task)
+        return Script("", fault="lost")
+
+    bench = Bench(redis_client, FakePool(script))
+    reply, events = await bench.ask(wide(4))
+    assert [vote.count for vote in reply.outcome.votes] == [4]
+    assert reply.spent.candidates == 4
+    assert reply.spent.completion_tokens == 4 * len("#### 7") + 2 * 400
+    assert {event.data["status"] for event in told(events)} == {"done"}
+
+
+@pytest.mark.parametrize("fault", ["failed", "lost"])
+async def test_request_survives_workers_that_only_fail(redis_client: Redis, fault: Fault) -> None:
+    """Every call fails, or loses its worker again and again: it ends, with nothing to show."""
+    bench = Bench(redis_client, FakePool(lambda _: Script("", fault=fault)))
+    reply, events = await bench.ask(wide(4))
+    assert reply.outcome.ranked == ()
+    assert reply.outcome.stopped is Stopped.COMPLETE
+    assert {event.data["status"] for event in told(events)} == {"failed"}
+
+
+async def test_failing_reward_model_falls_back_and_says_so(redis_client: Redis) -> None:
+    """Without scores the majority decides."""
+    pool = FakePool(judge=lambda call: Verdict(fault="failed"))
+    reply, _ = await Bench(redis_client, pool).ask(wide(selector="best"))
+    assert reply.outcome.answer is not None
+    assert "fell back to majority" in reply.outcome.notes[0]
+
+
+async def test_estimate_that_was_too_low_is_corrected(redis_client: Redis) -> None:
+    """A reward model that reads more than was thought says how much, and then gets it."""
+    calls: list[Grade] = []
+
+    class Thorough(FakePool):
+        """Reads each candidate with a preamble of 500 tokens that nobody knew of."""
+
+        def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
+            calls.extend(batch)
+            preamble = (("system", "." * 500),)
+            return super().grade(
+                tuple(replace(call, messages=preamble + call.messages) for call in batch)
+            )
+
+    reply, events = await Bench(redis_client, Thorough()).ask(wide(2, selector="best"))
+    assert [event.data["status"] for event in told(events, "grade")] == ["done", "done"]
+    assert len(calls) == 4
+    assert reply.spent.reward_tokens > 2 * 500
+
+
+async def test_ledger_out_of_reach_refuses_new_work_and_ends_old() -> None:
+    """Redis stops in mid-search: the reply is the best so far; a new request is refused."""
+    with RedisServer() as other:
+        async with connect(other.url, socket_timeout=0.2) as client:
+            pool = FakePool(lambda call: Script("#### 7", seconds=(call.seed or 0) % 5 * 0.2))
+            bench = Bench(client, pool)
+            run = await bench.start(wide())
+            await asyncio.sleep(0.3)
+            other.stop()
+            reply = await run.reply()
+            assert reply.outcome.answer == "7"
+            assert reply.outcome.stopped is Stopped.BUDGET
+            assert "best answer it had" in reply.outcome.notes[-1]
+            with pytest.raises(LedgerUnavailable):
+                await bench.start(wide())
+
+
+async def test_trace_replays_to_the_same_outcome(redis_client: Redis) -> None:
+    """Asking and telling what the trace says, in its order, comes to the same end."""
+    bench = Bench(redis_client, FakePool())
+    options = wide(12, selector="weighted", stop="beta:0.9")
+    reply, _ = await bench.ask(options)
+    events = await bench.traces.read(reply.trace_id)
+    assert events is not None
+    again = search(
+        "majority", Setup(QUERY, 12, selector("weighted"), parse("beta:0.9"), grades=True)
+    )
+    asked = {}
+    for event in events:
+        if event.kind is Kind.ASKED:
+            asked.update({task.id: task for task in again.ask(event.data["room"])})
+        elif event.kind is Kind.TOLD:
+            result = read_result(event.data)
+            again.tell(asked[result.task_id], result)
+    replayed = outcome_data(again.best())
+    closed = events[-1].data["outcome"]
+    assert {**replayed, "stopped": None} == {**closed, "stopped": None}
+
+
+async def test_seeds_come_from_the_node_and_not_from_the_order(redis_client: Redis) -> None:
+    """However long each takes, the same request makes the same candidates."""
+
+    def script(call: Generate) -> Script:
+        return Script(f"#### {(call.seed or 0) % 1000}", seconds=next(delays))
+
+    bench = Bench(redis_client, FakePool(script))
+    texts = []
+    for order in (1, -1):
+        delays = iter([0.01 * index for index in range(8)][::order])
+        run = await bench.start(wide(8))
+        await run.reply()
+        texts.append({e.data["id"]: e.data["candidate"]["text"] for e in told(run.trace.events)})
+    assert texts[0] == texts[1]
+    assert set(texts[0]) == {Expand((index,)).id for index in range(8)}
+    assert len(set(texts[0].values())) > 1
+
+
+@pytest.mark.parametrize("room", [1, 7])
+async def test_room_in_flight_is_kept(redis_client: Redis, room: int) -> None:
+    """No more of one request runs at a time than the profile lets."""
+    most = 0
+
+    class Watched(FakePool):
+        """Sees how much is running whenever more is sent."""
+
+        def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
+            nonlocal most
+            events = super().generate(batch)
+            most = max(most, len(self._running))
+            return events
+
+    bench = Bench(redis_client, Watched(), manner=Manner(max_in_flight=room))
+    reply, _ = await bench.ask(wide(16))
+    assert most == room
+    assert reply.spent.candidates == 16
