@@ -79,9 +79,7 @@ def _unwrap(text: str) -> str:
     return text.strip().strip("*_`").rstrip(".").strip("*_` ")
 
 
-_MARKUP = re.compile(
-    r"\\(?:left|right|displaystyle|,|;|!|:| )|\\[()\[\]]|^\$+|\$+$|\\(?=[%$#&])|~"
-)
+_MARKUP = re.compile(r"\\(?:left|right|displaystyle|,|;|!|:| )|\\[()\[\]]|^\$+|\$+$|\\(?=[%$#&])|~")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _NAMED = re.compile(r"^[A-Za-z]\w{0,2}\s*=\s*(?=[^=])")

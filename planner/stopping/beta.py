@@ -26,9 +26,7 @@ class Beta:
         return None
 
     def horizon(self, view: View) -> int | None:
-        return _votes_missing(
-            view.tally.leader_count, view.tally.runner_up_count, self.threshold
-        )
+        return _votes_missing(view.tally.leader_count, view.tally.runner_up_count, self.threshold)
 
 
 @lru_cache(maxsize=65_536)

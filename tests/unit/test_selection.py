@@ -48,9 +48,7 @@ def test_tie_goes_to_the_higher_score_sum_then_to_the_first_node() -> None:
 
 def test_weighted_sums_scores_and_best_takes_the_highest() -> None:
     """Two middling candidates outweigh one good one, but aren't better than it."""
-    tally = tally_of(
-        candidate(0, "1", 0.5), candidate(1, "1", 0.6), candidate(2, "2", 0.9)
-    )
+    tally = tally_of(candidate(0, "1", 0.5), candidate(1, "1", 0.6), candidate(2, "2", 0.9))
     assert selector("weighted").choose(tally).ranked[0].answer == "1"
     assert selector("best").choose(tally).ranked[0].answer == "2"
     assert selector("best").choose(tally).ranked[0].best.path == (2,)
@@ -89,9 +87,7 @@ def test_nothing_finished_gives_nothing(name: str) -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.sampled_from(["1", "2", "3", None]), st.none() | SCORES), max_size=7
-    ),
+    st.lists(st.tuples(st.sampled_from(["1", "2", "3", None]), st.none() | SCORES), max_size=7),
     st.sampled_from(sorted(SELECTORS)),
     st.integers(0, 5039),
     st.booleans(),
