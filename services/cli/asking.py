@@ -129,13 +129,12 @@ class _Screen:
         """Take a piece of the stream."""
         if not self._trace.done():
             self._trace.set_result(reply_id.removeprefix(_ID_PREFIX))
-        line = delta.get("reasoning_content")
-        if not line:
-            return
-        self._picture.say(line)
-        if self._live is None:
-            self._lines.print(line.strip(), style="dim", markup=False, highlight=False)
-        else:
+        self._picture.write(delta.get("content") or "")
+        if line := delta.get("reasoning_content"):
+            self._picture.say(line)
+            if self._live is None:
+                self._lines.print(line.strip(), style="dim", markup=False, highlight=False)
+        if self._live is not None:
             self._live.refresh()
 
     async def look(self) -> None:

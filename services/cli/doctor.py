@@ -21,9 +21,10 @@ def doctor(profile: Profile = None, assignments: Assignments = None) -> None:
     for check in checks(load(profile, assignments or ())):
         found.append(check)
         sign, style = signs[check.level]
-        console.print(Text.assemble((f"{sign} ", style), f"{check.name}: {check.detail}"))
+        line = Text.assemble((f"{sign} ", style), f"{check.name}: {check.detail}")
+        console.print(line, soft_wrap=True)
         if check.remedy:
-            console.print(Text(f"    {check.remedy}", style=style))
+            console.print(Text(f"    {check.remedy}", style=style), soft_wrap=True)
     bad = sum(check.level is Level.BAD for check in found)
     if bad:
         console.print(f"\n{bad} of {len(found)} things are missing.", style="red")

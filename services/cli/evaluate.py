@@ -69,10 +69,14 @@ def evaluate(
         max_tokens=max_tokens,
     )
     told = Console(stderr=True)
-    with own_output() as output:
-        with service(url, profile, assignments or (), told) as address:
-            measured = asyncio.run(measure(address, plan, out, concurrency, told))
-        report(measured, Console(file=output), as_json=format is Format.JSON)
+    try:
+        with own_output() as output:
+            with service(url, profile, assignments or (), told) as address:
+                measured = asyncio.run(measure(address, plan, out, concurrency, told))
+            report(measured, Console(file=output), as_json=format is Format.JSON)
+    except KeyboardInterrupt:
+        told.print("Interrupted: the same command goes on from here.", style="yellow")
+        raise typer.Exit(130) from None
     for line in measured.amiss():
         told.print(line, style="yellow", markup=False, highlight=False)
     if measured.errors:

@@ -30,6 +30,12 @@ from services.evaluation.summary import Row, rows
 from services.evaluation.variants import Variant, variants
 
 _QUESTIONS_OF_A_SPLIT = 300
+_COLUMNS = (
+    *("n", "queries", "accuracy", "95% interval", "pass@k"),
+    *("tokens", "graded", "p50 s", "p95 s"),
+)
+_WIDE = 120
+"""Columns of a table in a file, which nothing needs to be squeezed into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +132,12 @@ def report(measured: Measured, console: Console, *, as_json: bool) -> None:
         text = json.dumps([asdict(row) for row in measured.rows], indent=2)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("strategy")
-    for name in ("n", "queries", "accuracy", "95% interval", "pass@k", "tokens", "graded", "p50 s"):
-        table.add_column(name, justify="right")
-    table.add_column("p95 s", justify="right")
+    table.add_column("strategy", overflow="fold")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in measured.rows:
         table.add_row(*_cells(row))
     console.print(table)

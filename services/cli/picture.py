@@ -66,12 +66,17 @@ class Picture:
 
     def __init__(self) -> None:
         self._line = ""
+        self._written = ""
         self._candidates: dict[str, Seen] = {}
         self._planned: int | None = None
         self._leader: str | None = None
         self._votes: Sequence[Mapping[str, Any]] = ()
         self._spent: Mapping[str, Any] = {}
         self._budget: Mapping[str, Any] = {}
+
+    def write(self, text: str) -> None:
+        """Take what was written of the answer since the last time."""
+        self._written += text
 
     def say(self, line: str) -> None:
         """Take the newest line of progress."""
@@ -98,7 +103,7 @@ class Picture:
 
     def finish(self, ours: Mapping[str, Any]) -> None:
         """Take the `longthink` object of the reply."""
-        self._line = ""
+        self._line = self._written = ""
         self._leader, self._votes = ours["answer"], ours["votes"]
         self._spent, self._budget = ours["spent"], ours["budget"]
 
@@ -117,6 +122,8 @@ class Picture:
         if self._spent:
             yield Text("Spent", style="bold")
             yield Padding(_meters(self._spent, self._budget), (0, 0, 1, 2))
+        if self._written:
+            yield _work(self._written)
         if self._line:
             yield Text(self._line, style="dim")
 
@@ -155,8 +162,11 @@ def result(content: str, ours: Mapping[str, Any], url: str) -> RenderableType:
     for note in ours["notes"]:
         facts.add_row("Note", Text(note))
     facts.add_row("Trace", Text(f"{url}/v1/traces/{ours['trace_id']}", style="dim"))
-    work = Panel(Text(content.strip() or "(nothing)"), title="Work", title_align="left")
-    return Group(work, facts)
+    return Group(_work(content.strip() or "(nothing)"), facts)
+
+
+def _work(text: str) -> Panel:
+    return Panel(Text(text), title="Work", title_align="left")
 
 
 def _seen(status: str, made: Mapping[str, Any] | None) -> Seen:

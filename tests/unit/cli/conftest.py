@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
@@ -40,7 +41,8 @@ class FakeService:
                 service.get(self)
 
             def do_POST(self) -> None:
-                service.post(self)
+                with suppress(ConnectionError):  # a client that was interrupted
+                    service.post(self)
 
             def log_message(self, *args: Any) -> None:
                 pass

@@ -153,6 +153,29 @@ def test_a_question_that_is_interrupted_stops_the_service(fake_service: Any) -> 
     assert err.count("service stopped") == 1
 
 
+def test_an_evaluation_that_is_interrupted_says_how_to_go_on(
+    fake_service: Any, tmp_path: Path
+) -> None:
+    """Ctrl-C keeps the replies there are, and the command says that it can be repeated."""
+
+    def slow(body: dict[str, Any]) -> str:
+        time.sleep(0 if len(fake_service.asked) < 4 else 3)
+        return "#### 2"
+
+    fake_service.script = slow
+    arguments = ("--split", "easy", "--out", str(tmp_path), "--concurrency", "1")
+    with started(fake_service.url, "eval", *arguments, "--strategies", "single") as command:
+        until = time.monotonic() + 60
+        while len(fake_service.asked) < 4 and time.monotonic() < until:
+            time.sleep(0.02)
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=60)
+    assert (command.returncode, out) == (130, "")
+    assert "the same command goes on from here" in err
+    assert err.count("service stopped") == 1
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 3
+
+
 def test_wrong_settings_are_told_before_anything_starts(longthink: Run, tmp_path: Path) -> None:
     """Each thing that is wrong in the settings has a line, and nothing is started."""
     profile = tmp_path / "my.toml"
