@@ -191,6 +191,7 @@ async def test_a_cancelled_call_leaves_no_reply_behind(
     """After a call was cancelled while its reply was on the way, the next call gets its own."""
     proxy = Proxy(socket_of(redis_url))
     await ledger.open("r", Budget(completion_tokens=10))
+    await ledger.hold("r", ())  # so that Redis has the script, and the late reply is the hold's
     async with (
         proxy.at(sockets / "proxy") as url,
         connect(url, max_connections=1) as client,
