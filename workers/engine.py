@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY, generate_latest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from workers.executor import ReplicaExecutor
 from workers.options import EngineOptions
 
 _GIB = 1 << 30
@@ -44,7 +45,7 @@ def _arguments(options: EngineOptions) -> dict[str, Any]:
         "max_model_len": options.max_model_len,
         "tensor_parallel_size": options.tensor_parallel,
         # Shards are started by Ray in the placement group that the replica was given.
-        "distributed_executor_backend": "ray" if options.tensor_parallel > 1 else None,
+        "distributed_executor_backend": "ray" if options.tensor_parallel > 1 else ReplicaExecutor,
         "max_num_seqs": options.max_num_seqs,
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "max_num_queued_reqs": options.max_queued_requests,

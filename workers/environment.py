@@ -25,9 +25,6 @@ def set_environment(options: EngineOptions) -> None:
 
 def _on_cpu(options: EngineOptions) -> dict[str, str]:
     return {
-        # Runs the model in the engine's process: otherwise vLLM starts a third process, which
-        # imports as long as the other two, and every step crosses one more border.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # Engines share the machine's cores: pinned, all would sit on the same ones.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(options.threads),

@@ -31,6 +31,11 @@ class EngineRouter(RequestRouter):
     on one replica, and discharged when it has ended.
     """
 
+    # Serve's tenth of a second is short where all cores are busy computing: a healthy replica that
+    # answers late would be passed over, and asked again, by every call at once.
+    queue_len_response_deadline_s = 1.0
+    max_queue_len_response_deadline_s = 5.0
+
     def initialize_state(self, **_: object) -> None:
         """Called by Serve once, before the first choice."""
         self._charges: dict[str, _Charge] = {}
