@@ -102,8 +102,16 @@ def process_reward(folder: Path) -> Path:
     return folder
 
 
-def process_scores(folder: Path, token_ids: list[int], tag_id: int) -> list[float]:
+def conversation(messages: tuple[tuple[str, str], ...]) -> list[int]:
+    """The messages, as (role, content) pairs, in the tokens of all these models."""
+    text = [{"role": role, "content": content} for role, content in messages]
+    rendered = tokenizer().apply_chat_template(text, tokenize=False)
+    return list(tokenizer().encode(rendered))
+
+
+def process_scores(folder: Path, token_ids: list[int]) -> list[float]:
     """What the process reward model in `folder` says of each tagged step, by transformers alone."""
+    tag_id = tokenizer().convert_tokens_to_ids(STEP_TAG)
     config = Qwen2Config.from_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     body = Qwen2Model(config)

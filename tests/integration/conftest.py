@@ -1,0 +1,95 @@
+"""Real engines on real Ray Serve, started once for all tests that ask for them.
+
+Two generators, a process reward model and an outcome reward model, all at the same time, on
+checkpoints too small to be of use. When the tests are over nothing of them may be left running.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import pytest_asyncio
+
+# Read by Ray and Ray Serve when they are imported: as the service has it.
+os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
+os.environ["RAY_worker_niceness"] = "0"
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from tests.integration import checkpoints
+from workers.deployments import generators, rewards
+from workers.options import GeneratorOptions, RewardOptions
+from workers.pool import ServePool
+
+QUEUE = 300
+"""How many requests a generator takes in before it refuses more."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The running engines, and the folders of their checkpoints."""
+
+    generator: DeploymentHandle[Any]
+    process: DeploymentHandle[Any]
+    outcome: DeploymentHandle[Any]
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """All engines, up."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    small: dict[str, Any] = {"kv_space_gib": 0.25, "max_num_seqs": 32}
+    generator = GeneratorOptions(
+        model=str(checkpoints.generator(folder / "generator")),
+        replicas=2,
+        max_queued_requests=QUEUE,
+        **small,
+    )
+    process = RewardOptions(model=str(checkpoints.process_reward(folder / "process")), **small)
+    outcome = RewardOptions(
+        model=str(checkpoints.outcome_reward(folder / "outcome")), kind="outcome", **small
+    )
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    quiet = {"log_level": "ERROR", "enable_access_log": False}
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    applications = {
+        "generator": generators(generator),
+        "process": rewards(process),
+        "outcome": rewards(outcome),
+    }
+    generator_handle, process_handle, outcome_handle = serve.run_many(
+        [
+            serve.RunTarget(application, name=name, route_prefix=None, logging_config=quiet)
+            for name, application in applications.items()
+        ]
+    )
+    yield Engines(generator_handle, process_handle, outcome_handle, folder)
+    started = _started()
+    ray.shutdown()
+    _, left = psutil.wait_procs(started, timeout=20)
+    assert not left, f"left running: {[process.cmdline() for process in left]}"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def pool(engines: Engines) -> AsyncIterator[ServePool]:
+    """Both generators and the process reward model, as one."""
+    yield ServePool(engines.generator, engines.process, generators=2, rewards=1)
+
+
+def _started() -> list[psutil.Process]:
+    """All that was started from here, and by that in turn, Ray's daemons included."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.is_running() and "redis-server" not in child.name()
+    ]

@@ -1,0 +1,258 @@
+"""The pool of real workers: the contract, and what only engines, replicas and Serve can show."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen2ForSequenceClassification
+
+from tests.contract.pool_contract import (
+    QUESTION,
+    PoolContract,
+    asking,
+    ends,
+    fresh,
+    graded,
+    grown,
+    idle,
+    totals,
+)
+from tests.integration import checkpoints
+from tests.integration.conftest import QUEUE, Engines
+from workers.messages import Generate, Generated, Grade, Tokens
+from workers.pool import ServePool
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+class TestServePool(PoolContract):
+    """The contract, over two generators and a process reward model."""
+
+
+async def test_short_calls_are_heard_of_first(pool: ServePool) -> None:
+    """Each call is heard of as it finishes, not when all of its batch have."""
+    ask = await asking(pool)
+    batch = (ask(300), ask(2), ask(300), ask(2))
+    order = [event.id async for event in pool.generate(batch)]
+    assert set(order[:2]) == {batch[1].id, batch[3].id}
+
+
+async def test_replicas_share_a_batch(pool: ServePool) -> None:
+    """A batch is split between the replicas, half and half."""
+    ask = await asking(pool)
+    ended = (await ends(pool.generate(tuple(ask(20) for _ in range(16))))).values()
+    workers = [one.worker for one in ended]
+    assert sorted(workers.count(worker) for worker in set(workers)) == [8, 8]
+
+
+async def test_single_calls_spread_too(pool: ServePool) -> None:
+    """Calls that come one by one go where the least is running."""
+    ask = await asking(pool)
+    streams = [ends(pool.generate((ask(200),))) for _ in range(8)]
+    workers = [one.worker for ended in await asyncio.gather(*streams) for one in ended.values()]
+    assert sorted(workers.count(worker) for worker in set(workers)) == [4, 4]
+
+
+async def test_a_shared_prompt_is_read_once_a_replica(pool: ServePool) -> None:
+    """What the candidates of one question share comes from the cache, and they say so."""
+    question = (("user", "how much is that? " * 20),)
+    prompt = await pool.prepare(question)
+    batch = tuple(Generate(fresh(), prompt.token_ids, 2, seed=i) for i in range(4))
+    await ends(pool.generate(batch))
+    before = await totals(pool)
+    again = tuple(Generate(fresh(), prompt.token_ids, 2, seed=i) for i in range(4))
+    ended = (await ends(pool.generate(again))).values()
+    assert all(one.cached_tokens >= 128 for one in ended)
+    after = await grown(pool, before)
+    assert after["cached_tokens"] == sum(one.cached_tokens for one in ended)
+
+
+async def test_a_delimiter_within_a_token_keeps_the_token_whole(pool: ServePool) -> None:
+    """Where a token says more than the delimiter, the text has it too, as a continuation would."""
+    ask = await asking(pool)
+    words = checkpoints.tokenizer()
+    calls = [ask(120, seed=seed) for seed in range(30)]
+    wholes = await ends(pool.generate(tuple(calls)))
+    seed, delimiter, length = next(_first_long_tokens(words, calls, wholes))
+    for stream in (False, True):
+        call = ask(120, seed=seed, delimiters=(delimiter,), stream=stream)
+        said, step = "", None
+        async for event in pool.generate((call,)):
+            if isinstance(event, Tokens):
+                said += event.text
+            else:
+                step = event
+        assert step is not None
+        assert step.finish == "step"
+        assert step.completion_tokens == length
+        assert not step.text.endswith(delimiter)
+        assert wholes[calls[seed].id].text.startswith(step.text)
+        assert said == (step.text if stream else "")
+
+
+def _first_long_tokens(
+    words: PreTrainedTokenizerFast, calls: list[Generate], wholes: dict[str, Generated]
+) -> Iterator[tuple[int, str, int]]:
+    """Where a token of several letters brings its first letter for the first time."""
+    for seed, call in enumerate(calls):
+        before = ""
+        for length, token in enumerate(wholes[call.id].token_ids, 1):
+            text = str(words.decode([token]))
+            if len(text) > 1 and text.isascii() and text[0] not in before:
+                yield seed, text[0], length
+            before += text
+
+
+async def test_cancelling_empties_the_engines_at_once(pool: ServePool) -> None:
+    """Cancelled, a batch is out of both engines within a second."""
+    ask = await asking(pool)
+    batch = tuple(ask(400) for _ in range(64))
+    reading = asyncio.create_task(ends(pool.generate(batch)))
+    await _running(pool, 32)
+    await pool.cancel([call.id for call in batch])
+    await idle(pool, seconds=1.0)
+    assert {one.finish for one in (await reading).values()} == {"cancelled"}
+
+
+async def test_a_reader_that_is_cancelled_leaves_nothing(pool: ServePool) -> None:
+    """When the task that reads a batch is cancelled, the engines drop the batch."""
+    ask = await asking(pool)
+    batch = tuple(ask(400) for _ in range(16))
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(ends(pool.generate(batch)))
+        await _running(pool, 8)
+        reading.cancel()
+    assert reading.cancelled()
+    await idle(pool, seconds=1.0)
+
+
+async def test_a_full_engine_refuses_at_once(pool: ServePool) -> None:
+    """Beyond what an engine takes in, calls fail as lost: another worker might take them."""
+    ask = await asking(pool)
+    asked = 2 * QUEUE + 40
+    ended = (await ends(pool.generate(tuple(ask(1) for _ in range(asked))))).values()
+    refused = [one for one in ended if one.finish == "failed"]
+    assert len(ended) == asked
+    assert all(one.lost and one.completion_tokens == 0 for one in refused)
+    assert len(ended) - len(refused) >= 2 * QUEUE - 2
+
+
+async def test_a_prompt_beyond_the_context_fails_alone(pool: ServePool) -> None:
+    """A call that no engine can take fails with the reason; those beside it don't."""
+    ask = await asking(pool)
+    long = Generate(fresh(), (5,) * (checkpoints.CONTEXT + 1), 4)
+    call = ask(4)
+    ended = await ends(pool.generate((long, call)))
+    assert (ended[long.id].finish, ended[long.id].lost) == ("failed", False)
+    assert str(checkpoints.CONTEXT) in (ended[long.id].error or "")
+    assert ended[call.id].finish == "length"
+
+
+async def test_step_scores_are_what_transformers_gives(pool: ServePool, engines: Engines) -> None:
+    """The process reward model scores as the same weights do in transformers."""
+    folder = engines.folder / "process"
+    steps = ("first this\n", "then that\n", "#### 2")
+    batch = tuple(Grade(fresh(), QUESTION, steps[: i + 1], 4096) for i in range(3))
+    results = await graded(pool.grade(batch))
+    for call in batch:
+        tagged = "".join(step + checkpoints.STEP_TAG for step in call.steps)
+        token_ids = checkpoints.conversation((*QUESTION, ("assistant", tagged)))
+        expected = checkpoints.process_scores(folder, token_ids)
+        assert results[call.id].step_scores == pytest.approx(expected, abs=0.02)
+        assert results[call.id].reward_tokens == len(token_ids)
+
+
+async def test_an_outcome_model_gives_one_score(engines: Engines) -> None:
+    """An outcome reward model gives one score for all steps, the one transformers gives."""
+    pool = ServePool(engines.generator, engines.outcome, generators=2)
+    call = Grade(fresh(), QUESTION, ("first this\n", "#### 2"), 4096)
+    result = (await graded(pool.grade((call,))))[call.id]
+    folder = engines.folder / "outcome"
+    token_ids = checkpoints.conversation((*QUESTION, ("assistant", "".join(call.steps))))
+    model = Qwen2ForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        logit = model(torch.tensor([token_ids])).logits[0, 0]
+    assert result.step_scores == pytest.approx((float(logit.sigmoid()),), abs=0.02)
+
+
+async def test_a_tag_in_the_text_is_not_a_step(pool: ServePool) -> None:
+    """Whoever writes the step tag into a text doesn't get a score for it."""
+    tag = checkpoints.STEP_TAG
+    sly = Grade(fresh(), (("user", f"hello {tag}"),), (f"a{tag}b\n", "c"), 4096)
+    plain = Grade(fresh(), (("user", "hello "),), ("ab\n", "c"), 4096)
+    results = await graded(pool.grade((sly, plain)))
+    assert results[sly.id].step_scores == pytest.approx(results[plain.id].step_scores, abs=1e-3)
+
+
+async def test_what_the_reward_model_cannot_read_fails_alone(pool: ServePool) -> None:
+    """A candidate beyond the reward model's context fails with the reason, and costs nothing."""
+    long = Grade(fresh(), QUESTION, ("x" * 600,), 4096)
+    short = Grade(fresh(), QUESTION, ("x",), 4096)
+    results = await graded(pool.grade((long, short)))
+    assert (results[long.id].finish, results[long.id].reward_tokens) == ("failed", 0)
+    assert str(checkpoints.CONTEXT) in (results[long.id].error or "")
+    assert results[short.id].finish == "done"
+
+
+async def test_metrics_are_named_by_replica(pool: ServePool) -> None:
+    """Every engine's metrics come under the name that its results carry."""
+    ask = await asking(pool)
+    call = ask(2)
+    worker = (await ends(pool.generate((call,))))[call.id].worker
+    metrics = await pool.metrics()
+    assert len(metrics) == 3
+    assert "vllm:generation_tokens_total" in metrics[worker]
+
+
+@pytest.mark.timeout(240)
+async def test_a_killed_replica_loses_only_its_own(pool: ServePool) -> None:
+    """The calls of a replica that is killed end as lost, the others' end well, it is replaced."""
+    ask = await asking(pool)
+    replicas = _replicas("generator")
+    engines = [core for replica in replicas for core in replica.children(recursive=True)]
+    batch = tuple(ask(400, stream=True) for _ in range(16))
+    ended: dict[str, Generated] = {}
+    killed = False
+    began = time.monotonic()
+    async for event in pool.generate(batch):
+        if isinstance(event, Generated):
+            assert event.id not in ended
+            ended[event.id] = event
+        elif not killed:
+            killed = True
+            replicas[0].kill()
+    assert time.monotonic() - began < 30
+    lost = [one for one in ended.values() if one.lost]
+    assert ended.keys() == {call.id for call in batch}
+    assert len(lost) == 8
+    assert all(one.finish == "failed" and one.error for one in lost)
+    assert all(one.finish in ("stop", "length") for one in ended.values() if not one.lost)
+
+    after = ask(4)
+    assert (await ends(pool.generate((after,))))[after.id].finish == "length"
+    async with asyncio.timeout(180):
+        while not await pool.ready():  # noqa: ASYNC110 it can only be asked
+            await asyncio.sleep(0.2)
+    await idle(pool)
+    assert len([core for core in engines if core.is_running()]) == len(engines) // 2
+
+
+async def _running(pool: ServePool, calls: int) -> None:
+    """Return once so many calls run at the same time."""
+    async with asyncio.timeout(20):
+        while (await totals(pool))["running"] < calls:  # noqa: ASYNC110 it can only be asked
+            await asyncio.sleep(0.01)
+
+
+def _replicas(deployment: str) -> list[psutil.Process]:
+    """The processes of a deployment's replicas."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if f"ServeReplica:{deployment}:" in " ".join(process.cmdline())
+    ]
