@@ -58,7 +58,7 @@ def answer_of(text: str, *, ended: bool = True) -> str | None:
 
 
 def _last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{...}` whose braces balance."""
+    r"""The content of the last `\boxed{...}` whose braces balance."""
     end = len(text)
     while (start := text.rfind("\\boxed{", 0, end)) >= 0:
         depth = 0

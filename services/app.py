@@ -14,18 +14,31 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from redis.exceptions import RedisError
 
 from planner.domain import Sampling
 from planner.effort import settle
 from planner.errors import LongthinkError
+from services.api.app import build
+from services.api.limits import Limits
+from services.budget import RedisLedger, connect
+from services.driver import Manner
+from services.reasoning import Reasoner
 from services.redis_server import RedisServer
 from services.settings import Settings
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from ray.serve.handle import DeploymentHandle
+from services.telemetry import configure_logging
+from services.trace import TraceStore
+from workers.deployments import generators, rewards
+from workers.pool import ServePool
 
 APPLICATION = "longthink"
 
@@ -56,13 +69,6 @@ class Edge:
         generator: DeploymentHandle[Any],
         reward: DeploymentHandle[Any] | None = None,
     ) -> None:
-        from services.budget import RedisLedger, connect
-        from services.driver import Manner
-        from services.reasoning import Reasoner
-        from services.telemetry import configure_logging
-        from services.trace import TraceStore
-        from workers.pool import ServePool
-
         configure_logging(settings.service.log_format, settings.service.log_level)
         self._settings = settings
         self._redis = connect(redis_url)
@@ -93,9 +99,6 @@ class Edge:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve for the application that this replica serves."""
-        from services.api.app import build
-        from services.api.limits import Limits
-
         service = self._settings.service
         return build(
             self._reasoner,
@@ -124,8 +127,6 @@ class Edge:
         return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}
 
     async def _redis_answers(self) -> bool:
-        from redis.exceptions import RedisError
-
         try:
             return bool(await self._redis.ping())
         except RedisError:
@@ -149,7 +150,7 @@ class Service:
         cls,
         settings: Settings,
         *,
-        tell: Callable[[str], None] = lambda line: None,
+        tell: Callable[[str], None] = lambda _: None,
         logs: bool = False,
     ) -> Self:
         """Start what the settings need and return once it answers.
@@ -173,11 +174,10 @@ class Service:
 
     def wait(self) -> None:
         """Return when the process is told to end by SIGINT or SIGTERM, or `stop` was called."""
-
-        def end(number: int, frame: FrameType | None) -> None:
-            self._over.set()
-
-        before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            one: signal.signal(one, lambda *_: self._over.set())
+            for one in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             self._over.wait()
         finally:
@@ -205,17 +205,9 @@ class _Ray:
 
     def __enter__(self) -> None:
         os.environ.update(_ENVIRONMENT)
-        import ray
-
         address = self._settings.ray.address
         if address is None:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=self._logs,
-                logging_level=logging.ERROR,
-            )
+            self._start()
         else:
             ray.init(
                 address=address,
@@ -224,9 +216,28 @@ class _Ray:
                 runtime_env={"env_vars": _ENVIRONMENT},
             )
 
-    def __exit__(self, *exception: object) -> None:
-        import ray
+    def _start(self) -> None:
+        """Start Ray here. It gives up on itself after 30 s, so a busy machine gets two tries."""
+        for last in (False, True):
+            try:
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    log_to_driver=self._logs,
+                    logging_level=logging.ERROR,
+                )
+            except Exception as error:  # what Ray raises here has no type of its own
+                ray.shutdown()
+                if last:
+                    raise ServiceError(
+                        f"Ray did not start on this machine: {error} Is it very busy, or short of "
+                        "memory? `longthink doctor` tells what is missing."
+                    ) from error
+            else:
+                return
 
+    def __exit__(self, *exception: object) -> None:
         ray.shutdown()
 
 
@@ -239,11 +250,6 @@ class _Application:
         self._port = port
 
     def __enter__(self) -> Self:
-        from ray import serve
-        from ray.serve.config import HTTPOptions
-
-        from workers.deployments import generators, rewards
-
         settings = self._settings
         quiet = {"log_level": "ERROR", "enable_access_log": False}
         serve.start(
@@ -277,16 +283,11 @@ class _Application:
 
     def __exit__(self, *exception: object) -> None:
         if self._settings.ray.address is not None:
-            from ray import serve
-
             serve.delete(APPLICATION)
 
 
 def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
-    from ray.exceptions import RayError
-    from ray.serve.exceptions import RayServeException
-
     with suppress(RayError, RayServeException, TimeoutError):
         handle.drain.remote(seconds).result(timeout_s=seconds + 1)
 

@@ -72,7 +72,7 @@ async def test_usage_equals_the_engines_counters(
 
 async def plain(client: AsyncOpenAI, asked: dict[str, Any]) -> dict[str, Any]:
     """Usage and our object of a plain request."""
-    reply = (await client.chat.completions.create(**asked)).model_dump()
+    reply: dict[str, Any] = (await client.chat.completions.create(**asked)).model_dump()
     assert reply["choices"][0]["finish_reason"] in ("stop", "length")
     return reply
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 
 import httpx
-import psutil
 
 from tests.e2e.conftest import MODEL
 
 
-def generator_processes() -> list[psutil.Process]:
-    """The replicas of the generator deployment on this machine."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        title = " ".join(process.info["cmdline"] or [])
-        if "ServeReplica:longthink:generator" in title:
-            found.append(process)
-    return found
+def generator_processes() -> list[int]:
+    """The process ids of the generator's replicas on this machine."""
+    titled = subprocess.run(
+        ["pgrep", "--full", "^ray::ServeReplica:longthink:generator"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [int(pid) for pid in titled.stdout.split()]
 
 
 def test_answer_comes_though_a_replica_is_killed(
@@ -40,7 +43,7 @@ def test_answer_comes_though_a_replica_is_killed(
     )
     request.start()
     time.sleep(0.3)
-    replicas[0].kill()
+    os.kill(replicas[0], signal.SIGKILL)
     request.join()
 
     said = replies[0].json()["longthink"]

@@ -26,7 +26,7 @@ from services.reasoning import Reasoner, Reply, Run
 from services.record import outcome_data, read_result
 from services.redis_server import RedisServer
 from services.trace import Event, Kind, TraceStore
-from workers.fake import Fault, FakePool, Script, Verdict
+from workers.fake import FakePool, Fault, Script, Verdict
 from workers.messages import Generate, GenerationEvent, Grade, Graded
 
 QUERY = Query((Message("user", "How many?"),), Sampling(max_tokens=400), seed=5)
@@ -160,7 +160,7 @@ async def test_budget_of_sixteen_mean_candidates_finishes_nearly_all(redis_clien
 
 
 async def test_deadline_gives_the_best_so_far(redis_client: Redis) -> None:
-    """Half of the workers hang; at the deadline the others' answer is there, and all is cancelled."""
+    """Half of the workers hang; at the deadline the others' answer is there, nothing runs on."""
 
     def script(call: Generate) -> Script:
         hangs = (call.seed or 0) % 2
