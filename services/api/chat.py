@@ -85,7 +85,7 @@ class ChatCompletions:
             await asyncio.wait((turn.reply,))
         answers = turn.ask.options.answers
         try:
-            reply = turn.reply.result()
+            reply = turn.result()
             shown = replies.choices(reply.outcome, answers)
         except Exception as error:
             raise self._told(error, spent=True) from error
@@ -125,7 +125,7 @@ class ChatCompletions:
                 stream=turn.ask.stream,
                 seconds=turn.seconds,
                 strategy=turn.run.effort.strategy,
-                reply=None if error else turn.reply.result(),
+                reply=None if error else turn.result(),
                 cancelled_calls=_cancelled(turn),
             )
         )
@@ -134,7 +134,7 @@ class ChatCompletions:
 def _error(turn: Turn) -> Exception | None:
     """What keeps a finished turn from being answered."""
     try:
-        replies.choices(turn.reply.result().outcome, turn.ask.options.answers)
+        replies.choices(turn.result().outcome, turn.ask.options.answers)
     except Exception as error:  # noqa: BLE001  it is handed on
         return error
     return None

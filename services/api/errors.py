@@ -89,18 +89,22 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
                 code="internal_error",
                 headers=DO_NOT_RETRY if spent else MappingProxyType({}),
             )
-    if not spent:
-        message += " Try again shortly."
+    return in_vain(message, code) if spent else unavailable(message, code, retry_seconds)
+
+
+def unavailable(message: str, code: str, retry_seconds: float) -> ApiError:
+    """A 503 that cost nothing, and is worth another try after a while."""
     return ApiError(
         HTTPStatus.SERVICE_UNAVAILABLE,
-        message,
+        f"{message} Try again shortly.",
         code=code,
-        headers=DO_NOT_RETRY if spent else _try_again(retry_seconds),
+        headers={
+            "retry-after": str(math.ceil(retry_seconds)),
+            "retry-after-ms": str(math.ceil(retry_seconds * 1000)),
+        },
     )
 
 
-def _try_again(seconds: float) -> dict[str, str]:
-    return {
-        "retry-after": str(math.ceil(seconds)),
-        "retry-after-ms": str(math.ceil(seconds * 1000)),
-    }
+def in_vain(message: str, code: str) -> ApiError:
+    """A 503 after compute was spent: OpenAI's clients are asked not to spend it once more."""
+    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code=code, headers=DO_NOT_RETRY)

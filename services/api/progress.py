@@ -29,7 +29,7 @@ class Lines:
         match event.kind:
             case Kind.ASKED if not self._line:
                 self._line = f"sampling {_count(len(event.data['tasks']), 'candidate')}"
-            case Kind.TOLD if event.data["status"] == "failed":
+            case Kind.TOLD if _lost_a_candidate(event.data):
                 self._failed += 1
             case Kind.STANDING:
                 self._line = self._standing(event.data)
@@ -93,6 +93,10 @@ class Typing:
         fresh = text[len(self._shown) :]
         self._shown = text
         return fresh
+
+
+def _lost_a_candidate(told: Mapping[str, Any]) -> bool:
+    return told["status"] == "failed" and str(told["id"]).startswith("expand:")
 
 
 def _leading(answer: str, votes: Any) -> str:

@@ -9,11 +9,10 @@ show lost every task to failures: that is a 503, and it isn't worth the same com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from planner.domain import Budget, Cost, Finish, Outcome, Stopped
-from services.api.errors import DO_NOT_RETRY, ApiError
+from services.api.errors import in_vain
 from services.reasoning import Reply
 
 _CUT_SHORT = (Stopped.BUDGET, Stopped.DEADLINE, Stopped.CANCELLED)
@@ -44,11 +43,8 @@ def choices(outcome: Outcome, most: int) -> tuple[Choice, ...]:
         )
     if outcome.stopped in _CUT_SHORT:
         return (Choice("", "length", 0),)
-    raise ApiError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "Every worker that was asked failed, so there is no answer to show.",
-        code="workers_failed",
-        headers=DO_NOT_RETRY,
+    raise in_vain(
+        "Every worker that was asked failed, so there is no answer to show.", "workers_failed"
     )
 
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
 from planner.errors import LongthinkError
-from services.api.errors import ApiError
+from services.api.errors import ApiError, unavailable
 from services.api.exposition import CONTENT_TYPE, merge
 from services.api.limits import Limits
 from services.api.schema import unknown_model
@@ -111,7 +111,9 @@ def observed(
     @routes.get("/v1/traces/{trace_id}")
     async def show_trace(trace_id: str) -> Response:
         """The log of a request: everything told about it, in order."""
-        events = await _read(traces, trace_id) if _TRACE_ID.fullmatch(trace_id) else None
+        events = None
+        if _TRACE_ID.fullmatch(trace_id):
+            events = await _read(traces, trace_id, limits.retry_seconds)
         if events is None:
             raise ApiError(
                 HTTPStatus.NOT_FOUND,
@@ -133,7 +135,7 @@ async def _engines(ready: Ready, seconds: float) -> dict[str, bool]:
         return {}
 
 
-async def _read(traces: Traces, trace_id: str) -> list[Event] | None:
+async def _read(traces: Traces, trace_id: str, retry_seconds: float) -> list[Event] | None:
     # A client that asks right after its reply should find the end of the log, too.
     with suppress(TimeoutError):
         async with asyncio.timeout(_FLUSH_SECONDS):
@@ -141,11 +143,8 @@ async def _read(traces: Traces, trace_id: str) -> list[Event] | None:
     try:
         return await traces.read(trace_id)
     except RedisError:
-        raise ApiError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "Traces can't be read at present. Try again shortly.",
-            code="traces_unavailable",
-        ) from None
+        message = "Traces can't be read at present."
+        raise unavailable(message, "traces_unavailable", retry_seconds) from None
 
 
 def _told(event: Event) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
@@ -19,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from planner.effort import Effort
 from services.api import reply as replies
-from services.api.errors import DO_NOT_RETRY, ApiError
+from services.api.errors import ApiError, in_vain
 from services.api.limits import Limits
 from services.api.progress import Lines, Typing
 from services.api.turn import Turn
@@ -89,7 +88,7 @@ class ChunkWriter:
             async with aclosing(self._thinking()) as thinking:
                 async for chunk in thinking:
                     yield chunk
-            for chunk in self._answer(self._turn.reply.result()):
+            for chunk in self._answer(self._turn.result()):
                 yield chunk
         except Exception as error:  # noqa: BLE001  whatever it was, the client must be told here
             yield _event(self._failure(error).body())
@@ -174,11 +173,9 @@ class ChunkWriter:
         """What of the answer hasn't been sent as it was written."""
         rest = content if self._typing is None else self._typing.finish(content)
         if rest is None:
-            raise ApiError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
+            raise in_vain(
                 "The worker failed in mid-answer and another one wrote a different answer.",
-                code="answer_changed",
-                headers=DO_NOT_RETRY,
+                "answer_changed",
             )
         return rest
 

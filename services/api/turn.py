@@ -13,6 +13,7 @@ from time import monotonic
 
 from starlette.types import Receive
 
+from services.api.errors import in_vain
 from services.api.schema import Ask
 from services.reasoning import Reply, Run
 
@@ -33,6 +34,15 @@ class Turn:
     def seconds(self) -> float:
         """How long ago the request came."""
         return monotonic() - self._began
+
+    def result(self) -> Reply:
+        """The reply, once it is there.
+
+        Raises what kept the run from one; ApiError, 503, if it was cut off with the service.
+        """
+        if self.reply.cancelled():
+            raise in_vain("The service was stopped before there was an answer.", "stopped")
+        return self.reply.result()
 
     @asynccontextmanager
     async def attended(self, receive: Receive) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import httpx
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI
@@ -18,7 +19,7 @@ from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vot
 from planner.effort import Options, settle
 from services.api import Limits, build
 from services.reasoning import Reasoner, Reply, Run
-from services.telemetry import Telemetry
+from services.telemetry import Telemetry, configure_logging
 from services.trace import Event, Kind, Trace
 
 MODEL = "reference"
@@ -170,6 +171,7 @@ async def serving(
     play: Play = at_once, stage: Stage | None = None, retries: int = 0
 ) -> AsyncIterator[Service]:
     """The edge on a socket of its own, with `play` as the course of every run."""
+    configure_logging("json", "error")
     stage = stage or Stage()
     if play is not at_once:
         stage.reasoner.play = play
@@ -186,6 +188,7 @@ async def serving(
             yield Service(url, http, openai, stage.reasoner, stage.telemetry)
         server.should_exit = True
         await serve
+    structlog.reset_defaults()
 
 
 async def started(service: Service) -> ScriptedRun:

@@ -219,6 +219,19 @@ async def test_openais_client_does_not_repeat_what_was_spent_in_vain() -> None:
     assert len(service.reasoner.runs) == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_run_cut_off_with_the_service_is_a_503(stream: bool) -> None:
+    """Where a run is cancelled under its reply, the client is told, and nothing hangs."""
+
+    async def cut_off(run: ScriptedRun) -> Reply:
+        raise asyncio.CancelledError
+
+    async with serving(cut_off) as service:
+        response = await service.http.post(CHAT, json={**BODY, "stream": stream})
+    assert response.status_code == (200 if stream else 503)
+    assert '"code":"stopped"' in response.text
+
+
 async def _ask(service: Service, **options: Any) -> Any:
     return await service.openai.chat.completions.create(
         messages=[{"role": "user", "content": "?"}], **options

@@ -210,7 +210,7 @@ async def test_a_silent_search_sends_heartbeats() -> None:
     stage = Stage(limits=Limits(heartbeat_seconds=0.1))
     async with serving(silent, stage) as service:
         seen = await lines(service, STREAM)
-        assert 3 <= seen.count(": thinking") <= 5
+        assert 2 <= seen.count(": thinking") <= 5
         stream = await service.openai.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "?"}], stream=True
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.api.exposition import merge
+
+# A busy machine is no fault of what is tested.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def engine(value: str) -> str:
@@ -59,6 +62,7 @@ def test_a_line_that_is_no_sample_costs_no_scrape(line: str) -> None:
     }
 
 
+@UNHURRIED
 @given(st.text(st.characters(blacklist_characters="\r", blacklist_categories=["Cs"])))
 def test_any_label_survives(value: str) -> None:
     """Quotes, braces, line ends and the rest: of the engine's labels and of replicas' names."""

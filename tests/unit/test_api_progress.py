@@ -67,8 +67,14 @@ def test_one_is_not_many() -> None:
 
 
 def test_failures_are_told() -> None:
-    """Tasks that failed are counted, those that ended well or were cancelled aren't."""
-    told = [event(Kind.TOLD, status=status) for status in ("failed", "done", "cancelled", "failed")]
+    """Candidates that failed are counted; those that weren't graded or were cancelled aren't."""
+    told = [
+        event(Kind.TOLD, id="expand:0", status="failed"),
+        event(Kind.TOLD, id="expand:1", status="done"),
+        event(Kind.TOLD, id="grade:1", status="failed"),
+        event(Kind.TOLD, id="expand:2", status="cancelled"),
+        event(Kind.TOLD, id="expand:3", status="failed"),
+    ]
     assert "· 2 failed ·" in line_after(*told, standing())
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any, get_args
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
@@ -23,6 +23,8 @@ from services.api.schema import (
     parse,
 )
 
+# A busy machine is no fault of what is tested.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MODEL = "m"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "?"}]}
 LIMITS = Limits(sampling=Sampling(temperature=0.6, top_p=0.8, max_tokens=99))
@@ -212,6 +214,7 @@ def test_dollars_are_counted_in_whole_micro_dollars(usd: float, micro: int) -> N
     assert read(budget(usd=usd)).options.budget.micro_usd == micro
 
 
+@UNHURRIED
 @given(st.integers(1, 10**12))
 def test_any_whole_number_of_micro_dollars_survives(micro: int) -> None:
     """What a reply says of a budget in dollars is read back as the same budget."""
@@ -240,6 +243,7 @@ JSON = st.recursive(
 )
 
 
+@UNHURRIED
 @given(JSON)
 @example([])
 @example({"": {}})
@@ -248,12 +252,14 @@ def test_any_json_is_taken_or_refused(body: Any) -> None:
     assert verdict(body) in {200, 400, 404}
 
 
+@UNHURRIED
 @given(st.dictionaries(st.sampled_from([*ChatRequest.model_fields, *REFUSED]), JSON, max_size=3))
 def test_any_value_of_any_field_is_taken_or_refused(fields: dict[str, Any]) -> None:
     """The same around a request that is right otherwise."""
     assert verdict({**BODY, **fields}) in {200, 400, 404}
 
 
+@UNHURRIED
 @given(st.binary(max_size=200))
 @example(b'{"model":"\xff"}')
 @example(b'{"model":"\\ud800"}')
