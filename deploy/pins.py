@@ -4,29 +4,33 @@
 - whatever a pinned distribution asks for is pinned in a version it accepts, or stands in
   left-out.toml with the reason why it may be missing or differ;
 - every pin is there because longthink or its tools ask for it, directly or through another;
-- left-out.toml names nothing that isn't asked for or that is pinned all the same.
+- left-out.toml names nothing that isn't asked for or that is pinned all the same;
+- what our packages import stands in pyproject.toml itself, not only behind something that does.
 
 `unpinned` lists what is installed without being pinned.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import distributions, requires
+from importlib.metadata import distributions, packages_distributions, requires
 from pathlib import Path
 from typing import TypeAlias
 
 from packaging.requirements import Requirement
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 RUNTIME = HERE / "requirements-cpu.txt"
 DEV = HERE / "requirements-dev.txt"
 LEFT_OUT = HERE / "left-out.toml"
-PROJECT = HERE.parent / "pyproject.toml"
+PROJECT = ROOT / "pyproject.toml"
+PACKAGES = ("planner", "services", "workers")
 OWN = "longthink"
 UNPINNED_ON_PURPOSE = frozenset({OWN, "pip"})
 """longthink is the project; pip comes with the environment's Python."""
@@ -96,6 +100,7 @@ def faults(pins: Versions, installed: Versions) -> Iterator[str]:
         if installed.get(name) != version:
             yield f"{name}=={version} is pinned, {installed.get(name, 'nothing')} is installed"
     yield from requirement_faults(pins)
+    yield from import_faults()
 
 
 def requirement_faults(pins: Versions) -> Iterator[str]:
@@ -156,6 +161,38 @@ def distribution_wants(name: str, extras: frozenset[str]) -> list[Want]:
     """What an installed distribution asks for on this machine, with these of its extras."""
     wants = [Want(name, Requirement(text)) for text in requires(name) or ()]
     return [want for want in wants if applies(want.requirement, extras)]
+
+
+def import_faults() -> Iterator[str]:
+    """The third-party modules that our packages import without asking for their distribution."""
+    asked = {want.name for want in project_wants()}
+    carriers = packages_distributions()
+    for module, importer in sorted(imported_modules().items()):
+        names = {normalised(name) for name in carriers.get(module, ())}
+        if not names & (asked | {OWN}):
+            yield f"{importer} imports {module}, and {PROJECT.name} doesn't ask for it"
+
+
+def imported_modules() -> dict[str, str]:
+    """Each top-level module from outside that our packages import -> a file that does."""
+    inside = {*sys.stdlib_module_names, *PACKAGES}
+    found: dict[str, str] = {}
+    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for module in top_level_imports(ast.parse(path.read_text())) - inside:
+            found.setdefault(module, str(path.relative_to(ROOT)))
+    return found
+
+
+def top_level_imports(tree: ast.AST) -> set[str]:
+    """The first parts of the names of all modules that this source imports, wherever it does."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                names.update(alias.name for alias in node.names)
+            case ast.ImportFrom(module=str(module)):
+                names.add(module)
+    return {name.partition(".")[0] for name in names}
 
 
 def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
