@@ -1,0 +1,152 @@
+"""What the path costs: requests over HTTP against the same engine called directly, in one run.
+
+Run it as a script on a quiet machine: `python tests/bench/path.py [ROUNDS]`. It starts the
+embedded service without its reward model, and beside it one more engine of the same options in its
+own process; then it asks both the same questions in turn, so that a machine whose speed drifts is
+fair to both. It prints
+
+- for `single`: milliseconds at the median, over HTTP and directly, and what the path adds;
+- for 16 and 64 candidates side by side: tokens a second, and the ratio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable
+from statistics import median
+from typing import TYPE_CHECKING
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from services.app import Service
+from services.settings import RewardSettings, ServiceSettings, Settings
+from workers.environment import set_environment
+from workers.reference.synthetic import queries
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+ROUNDS = 40
+MAX_TOKENS = 128
+
+
+async def main(rounds: int) -> None:
+    settings = Settings(
+        service=ServiceSettings(port=0, log_level="error"), reward=RewardSettings(enabled=False)
+    )
+    options = settings.generator.options()
+    set_environment(options)
+    from workers.engine import start_engine  # noqa: PLC0415 (imports vLLM: after the environment)
+
+    with Service.start(settings) as service:
+        engine = start_engine(options, scheduling_policy="priority")
+        try:
+            async with httpx.AsyncClient(base_url=service.url, timeout=300) as http:
+                console = Console()
+                console.print(await single(engine, http, rounds))
+                console.print(await wide(engine, http, max(3, rounds // 8)))
+        finally:
+            engine.shutdown()
+
+
+async def single(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> Table:
+    """The latency of one candidate."""
+    over, direct = [], []
+    for index, query in enumerate(queries("dev", "hard", rounds + 5, seed=0)):
+        there = await timed(ask(http, query.question, 1, index))
+        here = await timed(drive(engine, query.question, 1, index))
+        if index >= 5:  # the first warm up
+            over.append(there[0] * 1e3)
+            direct.append(here[0] * 1e3)
+    table = Table("single", "HTTP p50 ms", "direct p50 ms", "added p50 ms", "ratio")
+    added = median(one - other for one, other in zip(over, direct, strict=True))
+    table.add_row(
+        f"{rounds} rounds",
+        f"{median(over):.1f}",
+        f"{median(direct):.1f}",
+        f"{added:.1f}",
+        f"{median(over) / median(direct):.2f}",
+    )
+    return table
+
+
+async def wide(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> Table:
+    """The throughput of many candidates of one question."""
+    table = Table("candidates", "HTTP tokens/s", "direct tokens/s", "ratio")
+    for candidates in (16, 64):
+        over, direct = [], []
+        for index, query in enumerate(queries("dev", "hard", rounds + 1, seed=candidates)):
+            asked = query.question
+            seconds, tokens = await timed(ask(http, asked, candidates, index))
+            over.append(tokens / seconds)
+            seconds, tokens = await timed(drive(engine, asked, candidates, index))
+            direct.append(tokens / seconds)
+        ratio = median(one / other for one, other in zip(over[1:], direct[1:], strict=True))
+        table.add_row(
+            str(candidates),
+            f"{median(over[1:]):.0f}",
+            f"{median(direct[1:]):.0f}",
+            f"{ratio:.2f}",
+        )
+    return table
+
+
+async def timed(call: Awaitable[int]) -> tuple[float, int]:
+    """Seconds it took, and the tokens it made."""
+    began = time.perf_counter()
+    tokens = await call
+    return time.perf_counter() - began, tokens
+
+
+async def ask(http: httpx.AsyncClient, question: str, candidates: int, seed: int) -> int:
+    """The question over the whole path; returns the completion tokens."""
+    strategy = "single" if candidates == 1 else "majority"
+    reply = await http.post(
+        "/v1/chat/completions",
+        json={
+            "model": "longthink-reference",
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": MAX_TOKENS,
+            "seed": seed,
+            "longthink": {
+                "strategy": strategy,
+                "stop": "none",
+                "budget": {"candidates": candidates},
+            },
+        },
+    )
+    tokens: int = reply.raise_for_status().json()["usage"]["completion_tokens"]
+    return tokens
+
+
+async def drive(engine: AsyncLLM, question: str, candidates: int, seed: int) -> int:
+    """The question on the bare engine, one request a candidate; returns the completion tokens."""
+    from vllm import SamplingParams  # noqa: PLC0415 (see main)
+    from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+    tokenizer = engine.get_tokenizer()
+    chat = [{"role": "user", "content": question}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+
+    async def one(index: int) -> int:
+        params = SamplingParams(
+            temperature=0.8,
+            max_tokens=MAX_TOKENS,
+            seed=seed * 1000 + index,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        made = 0
+        name = f"{candidates}-{seed}-{index}"
+        async for output in engine.generate({"prompt_token_ids": prompt}, params, name):
+            made = len(output.outputs[0].token_ids)
+        return made
+
+    return sum(await asyncio.gather(*(one(index) for index in range(candidates))))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]) if sys.argv[1:] else ROUNDS))
