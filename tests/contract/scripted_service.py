@@ -128,6 +128,8 @@ class Stage:
     """All that a test may set before the service begins."""
 
     reasoner: ScriptedReasoner = field(default_factory=ScriptedReasoner)
+    real: Reasoner | None = None
+    """Takes the place of the scripted one."""
     traces: Any = field(default_factory=Shelf)
     engines: dict[str, bool] = field(default_factory=lambda: {"generator": True, "reward": True})
     engine_metrics: Callable[[], Awaitable[list[tuple[str, str]]]] | None = None
@@ -138,7 +140,7 @@ class Stage:
     def app(self) -> FastAPI:
         """The application as it would be served."""
         return build(
-            self.reasoner,
+            self.real or self.reasoner,
             model_name=MODEL,
             ready=self.ready or self._ready,
             traces=self.traces,
