@@ -194,8 +194,10 @@ class Driver:
 
     def _take(self, news: _News) -> None:
         match news:
-            case messages.Tokens():
-                self._trace.append(Kind.TOKENS, id=news.id, text=news.text)
+            case messages.Tokens() if news.id in self._flying:
+                # What the calls before this one wrote stays written.
+                after = len(self._flying[news.id].text)
+                self._trace.append(Kind.TOKENS, id=news.id, after=after, text=news.text)
             case messages.Generated() if news.id in self._flying:
                 self._landed(self._flying.pop(news.id), news)
             case messages.Graded() if news.id in self._grading:

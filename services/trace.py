@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 class Kind(StrEnum):
     """What an event tells."""
 
-    OPENED = "opened"  # id, query, effort, budget
-    ASKED = "asked"  # tasks: [{id, path}]
-    TOKENS = "tokens"  # id, text: only live, as `told` says it all again
-    TOLD = "told"  # result of one task: id, status, candidate, cost, worker, error
-    STANDING = "standing"  # finished, running, answer, confidence, votes, spent
-    CANCELLED = "cancelled"  # ids of tasks the search no longer wants
+    OPENED = "opened"  # query, effort, prompt_tokens
+    ASKED = "asked"  # room, tasks: the ids of what the search wants done
+    TOKENS = "tokens"  # id of a call, after (characters), text: only live, `told` has it all again
+    TOLD = "told"  # how one task ended: id, status, candidate, cost, worker, error
+    STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
+    CANCELLED = "cancelled"  # calls: the ids of those that are to end now
     CLOSED = "closed"  # outcome, spent
 
 
@@ -118,7 +118,9 @@ class TraceStore:
         Raises redis.exceptions.RedisError when Redis can't be reached.
         """
         entries = await self._redis.xrange(self._key(trace_id)) or []
-        return [_decode(fields) for _, fields in entries if fields is not None] or None
+        events = [_decode(fields) for _, fields in entries if fields is not None]
+        # A batch whose reply was lost on the wire may have been written twice.
+        return sorted({event.seq: event for event in events}.values(), key=_seq) or None
 
     async def _write(self) -> None:
         while True:
@@ -145,6 +147,10 @@ class TraceStore:
     @staticmethod
     def _key(trace_id: str) -> str:
         return f"longthink:{{{trace_id}}}:trace"
+
+
+def _seq(event: Event) -> int:
+    return event.seq
 
 
 def _encode(event: Event) -> dict[Any, Any]:
