@@ -1,7 +1,7 @@
 """Speaks to a running service over HTTP, for the command line and evaluations.
 
-A reply is the API's JSON as it came. A refusal that asks to be tried again later is tried again, as
-nothing was spent for it; anything else that is not a reply is raised once, as ServiceError.
+A reply is the API's JSON as it came. A question that is refused for the moment only is asked again,
+as nothing was spent on it; anything else that is not a reply is raised once, as ServiceError.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Client:
             await response.aread()
             await response.aclose()
             attempt += 1
-            if attempt == _TRIES or not _later(response):
+            if body is None or attempt == _TRIES or not _later(response):
                 told = _told(_parsed(response.content)) or f"HTTP status {response.status_code}"
                 raise ServiceError(told, response.status_code)
             await asyncio.sleep(_wait(response, attempt))

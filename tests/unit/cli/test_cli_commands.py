@@ -18,6 +18,9 @@ from services.settings import describe
 
 Run = Callable[..., tuple[int, str, str]]
 
+PATIENCE = 100.0
+"""Seconds for a process to start and end; one does, even on a machine with too much to do."""
+
 OWN_SERVICE = """
 import os, signal, sys, threading
 from services import app
@@ -91,7 +94,7 @@ def test_serve_stops_cleanly(number: signal.Signals) -> None:
         assert command.stdout is not None
         said = "".join(iter(command.stdout.readline, "waiting\n"))
         command.send_signal(number)
-        out, err = command.communicate(timeout=30)
+        out, err = command.communicate(timeout=PATIENCE)
     assert command.returncode == 0, err
     assert "Engines: 2 on port 8123" in said
     assert "longthink answers at http://127.0.0.1:8123/v1 as the model longthink-reference" in said
@@ -107,7 +110,7 @@ def test_the_example_of_serve_is_a_request(fake_service: Any) -> None:
         assert command.stdout is not None
         said = "".join(iter(command.stdout.readline, "waiting\n"))
         command.terminate()
-        command.communicate(timeout=30)
+        command.communicate(timeout=PATIENCE)
     body = said.partition("-d '")[2].partition("}'")[0] + "}"
     assert json.loads(body)["model"] == "longthink-reference"
 
@@ -115,7 +118,7 @@ def test_the_example_of_serve_is_a_request(fake_service: Any) -> None:
 def test_a_question_without_a_service_starts_one(fake_service: Any) -> None:
     """Without --url a service is started and stopped again, and standard output stays clean."""
     with started(fake_service.url, "ask", "1 + 1?", "--json") as command:
-        out, err = command.communicate(timeout=60)
+        out, err = command.communicate(timeout=PATIENCE)
     assert command.returncode == 0, err
     assert json.loads(out)["longthink"]["answer"] == "2"
     assert "noise of a library" in err
@@ -127,7 +130,7 @@ def test_a_service_is_stopped_however_the_command_ends(fake_service: Any) -> Non
     """A question that fails stops the service that was started for it, too."""
     fake_service.script = lambda body: (400, {}, {"error": {"message": "No."}})
     with started(fake_service.url, "ask", "1 + 1?") as command:
-        out, err = command.communicate(timeout=60)
+        out, err = command.communicate(timeout=PATIENCE)
     assert (command.returncode, out) == (1, "")
     assert "longthink: No." in err
     assert err.count("service stopped") == 1
@@ -142,11 +145,11 @@ def test_a_question_that_is_interrupted_stops_the_service(fake_service: Any) -> 
 
     fake_service.script = slow
     with started(fake_service.url, "ask", "1 + 1?", "--json") as command:
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while not fake_service.asked and time.monotonic() < until:
             time.sleep(0.02)
         command.send_signal(signal.SIGTERM)
-        out, err = command.communicate(timeout=60)
+        out, err = command.communicate(timeout=PATIENCE)
     assert command.returncode != 0
     assert out == ""
     assert "Traceback" not in err
@@ -165,11 +168,11 @@ def test_an_evaluation_that_is_interrupted_says_how_to_go_on(
     fake_service.script = slow
     arguments = ("--split", "easy", "--out", str(tmp_path), "--concurrency", "1")
     with started(fake_service.url, "eval", *arguments, "--strategies", "single") as command:
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while len(fake_service.asked) < 4 and time.monotonic() < until:
             time.sleep(0.02)
         command.send_signal(signal.SIGINT)
-        out, err = command.communicate(timeout=60)
+        out, err = command.communicate(timeout=PATIENCE)
     assert (command.returncode, out) == (130, "")
     assert "the same command goes on from here" in err
     assert err.count("service stopped") == 1

@@ -185,7 +185,7 @@ async def test_a_search_that_nobody_waits_for_ends(url: str) -> None:
         await stream.aclose()  # type: ignore[attr-defined]
         trace_id = first["id"].removeprefix("chatcmpl-")
         async with asyncio.timeout(10):
-            while (await client.trace(trace_id))["events"][-1]["kind"] != "closed":  # noqa: ASYNC110
+            while (await client.trace(trace_id))["events"][-1]["kind"] != "closed":
                 await asyncio.sleep(0.05)
         closed = (await client.trace(trace_id))["events"][-1]
     assert closed["data"]["outcome"]["stopped"] == "cancelled"
