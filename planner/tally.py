@@ -6,7 +6,6 @@ tally in whatever order the candidates come.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from planner.answers import answer_of
@@ -91,10 +90,6 @@ class Tally:
         group = self._group(candidate)
         self._score(group, candidate.score)
         group._take(candidate)
-
-    def ranked(self) -> Iterable[Group]:
-        """All groups that vote, in no particular order."""
-        return self.groups.values()
 
     def _group(self, candidate: Candidate) -> Group:
         answer = answer_of(candidate.text, ended=candidate.finish is Finish.STOP)

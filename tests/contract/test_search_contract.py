@@ -169,7 +169,9 @@ def test_surplus_names_what_can_no_longer_matter(strategy: str) -> None:
     while not under.done and tasks and answered < 5:
         task = tasks.pop(0)
         assert isinstance(task, Expand)
-        under.tell(task, Result(task.id, "done", Candidate(task.path, "#### 1", finish=Finish.STOP)))
+        under.tell(
+            task, Result(task.id, "done", Candidate(task.path, "#### 1", finish=Finish.STOP))
+        )
         answered += 1
     assert under.done
     assert {task.id for task in under.surplus()} == {task.id for task in tasks}

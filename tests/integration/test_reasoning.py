@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from planner.domain import Budget, Expand, Message, Prices, Query, Sampling, Stopped
+from planner.domain import Budget, Expand, Message, Prices, Query, Sampling, Stopped, Task
 from planner.effort import Options
 from planner.errors import LedgerUnavailable
 from planner.search import Setup, search
@@ -23,7 +23,7 @@ from planner.stopping import parse
 from services.budget import RedisLedger, connect
 from services.driver import Manner
 from services.reasoning import Reasoner, Reply, Run
-from services.record import outcome_data, read_result
+from services.record import outcome_data, read_effort, read_query, read_result
 from services.redis_server import RedisServer
 from services.trace import Event, Kind, TraceStore
 from workers.fake import FakePool, Fault, Script, Verdict
@@ -264,25 +264,31 @@ async def test_ledger_out_of_reach_refuses_new_work_and_ends_old() -> None:
 
 
 async def test_trace_replays_to_the_same_outcome(redis_client: Redis) -> None:
-    """Asking and telling what the trace says, in its order, comes to the same end."""
+    """Asking and telling what the stored trace says, in its order, comes to the same end."""
     bench = Bench(redis_client, FakePool())
-    options = wide(12, selector="weighted", stop="beta:0.9")
-    reply, _ = await bench.ask(options)
+    reply, _ = await bench.ask(wide(12, selector="weighted", stop="beta:0.9"))
     events = await bench.traces.read(reply.trace_id)
     assert events is not None
-    again = search(
-        "majority", Setup(QUERY, 12, selector("weighted"), parse("beta:0.9"), grades=True)
+    opened = events[0].data
+    effort = read_effort(opened["effort"])
+    assert effort == reply.effort
+    setup = Setup(
+        query=read_query(opened["query"]),
+        candidates=effort.candidates,
+        selector=selector(effort.selector),
+        stop=parse(effort.stop),
+        grades=True,
     )
-    asked = {}
+    again = search(effort.strategy, setup)
+    asked: dict[str, Task] = {}
     for event in events:
         if event.kind is Kind.ASKED:
-            asked.update({task.id: task for task in again.ask(event.data["room"])})
+            asked.update((task.id, task) for task in again.ask(event.data["room"]))
         elif event.kind is Kind.TOLD:
             result = read_result(event.data)
             again.tell(asked[result.task_id], result)
-    replayed = outcome_data(again.best())
-    closed = events[-1].data["outcome"]
-    assert {**replayed, "stopped": None} == {**closed, "stopped": None}
+    assert outcome_data(again.best()) == events[-1].data["outcome"]
+    assert again.best() == reply.outcome
 
 
 async def test_seeds_come_from_the_node_and_not_from_the_order(redis_client: Redis) -> None:

@@ -59,7 +59,7 @@ def test_candidates_limit_what_is_started() -> None:
 def test_what_is_affordable_is_never_overspent(
     micro_usd: int, prompt_tokens: int, calls: int, prompt_price: float, price: float
 ) -> None:
-    """Calls that use all they may, each priced by itself and rounded up, cost no more than is left."""
+    """Calls that use all they may, each priced by itself, rounded up, cost no more than is left."""
     prices = Prices(prompt=prompt_price, completion=price)
     tokens = affordable(Budget(micro_usd=micro_usd), prices, calls, prompt_tokens) // calls
     if tokens == 0:
