@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from rich.console import Console
@@ -126,11 +126,13 @@ async def ask(http: httpx.AsyncClient, question: str, candidates: int, seed: int
 async def drive(engine: AsyncLLM, question: str, candidates: int, seed: int) -> int:
     """The question on the bare engine, one request a candidate; returns the completion tokens."""
     from vllm import SamplingParams  # noqa: PLC0415 (see main)
+    from vllm.inputs import TokensPrompt  # noqa: PLC0415
     from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
-    tokenizer = engine.get_tokenizer()
-    chat = [{"role": "user", "content": question}]
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    chat: list[Any] = [{"role": "user", "content": question}]
+    prompt: Any = engine.get_tokenizer().apply_chat_template(
+        chat, add_generation_prompt=True, return_dict=False
+    )
 
     async def one(index: int) -> int:
         params = SamplingParams(
@@ -141,7 +143,7 @@ async def drive(engine: AsyncLLM, question: str, candidates: int, seed: int) -> 
         )
         made = 0
         name = f"{candidates}-{seed}-{index}"
-        async for output in engine.generate({"prompt_token_ids": prompt}, params, name):
+        async for output in engine.generate(TokensPrompt(prompt_token_ids=prompt), params, name):
             made = len(output.outputs[0].token_ids)
         return made
 

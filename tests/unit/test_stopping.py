@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from planner.stopping.beta import majority_probability
 from planner.tally import Tally
 
 
-def tally_of(answers: list[int | None], scores: list[float] | None = None) -> Tally:
+def tally_of(answers: Sequence[int | None], scores: Sequence[float] | None = None) -> Tally:
     """A tally of finished candidates with these answers (None: gives none)."""
     tally = Tally()
     for index, answer in enumerate(answers):
@@ -60,7 +61,7 @@ def test_beta_agrees_with_a_count_of_coin_tosses(v1: int, v2: int) -> None:
 def test_horizon_of_beta_is_the_soonest_it_could_fire(answers: list[int]) -> None:
     """With as many more votes for the leader it fires, with one less it doesn't."""
     rule, majority = parse("beta:0.9"), selector("majority")
-    tally = tally_of(list(answers))
+    tally = tally_of(answers)
     if rule.verdict(View(tally, majority, 1)):
         return
     horizon = rule.horizon(View(tally, majority, 100))
