@@ -143,7 +143,7 @@ def install_torch() -> None:
     pin = torch_pin()
     if pip(*INSTALL, pin, check=False) == 0:
         return
-    say(f"pip finds no {pin} where it is set to look: trying {TORCH_INDEX}")
+    say(f"that is no harm: {pin} isn't where pip looks first, so it comes from {TORCH_INDEX}")
     pip(*INSTALL, f"--index-url={TORCH_INDEX}", pin)
 
 
