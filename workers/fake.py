@@ -225,7 +225,7 @@ class _Reading:
         self._verdict = verdict
         self._worker = worker
         self._totals = totals
-        answer = ("assistant", "".join(request.steps))
+        answer = ("assistant", request.delimiter.join(request.steps))
         self._needs = len(_rendered((*request.messages, answer)))
         self._allowed = request.max_tokens
 

@@ -80,16 +80,18 @@ GenerationEvent: TypeAlias = Tokens | Generated
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Score the steps of one candidate: `messages` are (role, content) pairs, `steps` its text.
+    """Score the steps of one candidate. `messages` are (role, content) pairs.
 
-    `max_tokens` is what the reward model may read for it; a longer one isn't scored, and the reply
-    says how many tokens it needs.
+    `steps` are its text without the `delimiter` that stood between them: a process reward model
+    reads its step tags there, an outcome reward model the delimiters. `max_tokens` is what it may
+    read; what takes more isn't scored, and the reply says how many tokens it needs.
     """
 
     id: str
     messages: tuple[tuple[str, str], ...]
     steps: tuple[str, ...]
     max_tokens: int
+    delimiter: str = "\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """One `Grade` on its way through vLLM's pooling.
 
 The text that is read is the conversation and the candidate in the reward model's chat template,
-the candidate as an assistant's message with the step tag after each of its steps, as
-Qwen2.5-Math-PRM wants it (https://huggingface.co/Qwen/Qwen2.5-Math-PRM-7B). What always holds: the
+the candidate as an assistant's message with the step tag after each of its steps, in place of
+their delimiter, as Qwen2.5-Math-PRM wants it (https://huggingface.co/Qwen/Qwen2.5-Math-PRM-7B).
+An outcome reward model reads the candidate as it was written. What always holds: the
 `reward_tokens` of a call are all that the engine read for it, and nothing is read that would cost
 more than the call allows.
 """
@@ -96,7 +97,10 @@ class Scorer:
 
     def _tokenise(self, request: Grade) -> list[int]:
         """The whole conversation with the candidate, in the reward model's tokens."""
-        answer = "".join(self._plain(step) + self._tag for step in request.steps)
+        if self._tag:
+            answer = "".join(self._plain(step) + self._tag for step in request.steps)
+        else:
+            answer = request.delimiter.join(request.steps)
         messages = [
             *({"role": role, "content": self._plain(text)} for role, text in request.messages),
             {"role": "assistant", "content": answer},

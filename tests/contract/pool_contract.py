@@ -43,7 +43,7 @@ async def idle(pool: CountingPool, seconds: float = 10.0) -> None:
     """Return once no engine has anything running or waiting; fail if that takes longer."""
     async with asyncio.timeout(seconds):
         # Engines tell nobody when they become idle: they can only be asked.
-        while (now := await totals(pool))["running"] + now["waiting"]:  # noqa: ASYNC110
+        while (now := await totals(pool))["running"] + now["waiting"]:
             await asyncio.sleep(0.02)
 
 
@@ -278,7 +278,7 @@ class PoolContract:
         assert pool.grades
         before = await totals(pool)
         batch = tuple(
-            Grade(fresh(), QUESTION, tuple(f"step {i}\n" for i in range(steps)), 4096)
+            Grade(fresh(), QUESTION, tuple(f"step {i}" for i in range(steps)), 4096)
             for steps in (1, 2, 5)
         )
         results = await graded(pool.grade(batch))
@@ -293,19 +293,19 @@ class PoolContract:
     async def test_a_grade_says_what_it_would_take(self, pool: CountingPool) -> None:
         """One that costs more than allowed reads nothing, and says what it needs; so much does."""
         before = await totals(pool)
-        dear = Grade(fresh(), QUESTION, ("a step\n",), 3)
+        dear = Grade(fresh(), QUESTION, ("a step",), 3)
         refused = (await graded(pool.grade((dear,))))[dear.id]
         assert refused.finish == "unaffordable"
         assert refused.reward_tokens == 0
         assert (await grown(pool, before))["prompt_tokens"] == 0
-        paid = Grade(fresh(), QUESTION, ("a step\n",), refused.needs)
+        paid = Grade(fresh(), QUESTION, ("a step",), refused.needs)
         done = (await graded(pool.grade((paid,))))[paid.id]
         assert (done.finish, done.reward_tokens) == ("done", refused.needs)
 
     async def test_cancelled_grades_end_too(self, pool: CountingPool) -> None:
         """A grade that is cancelled ends all the same, and says what was read for it."""
         before = await totals(pool)
-        batch = tuple(Grade(fresh(), QUESTION, ("a step\n",) * 9, 4096) for _ in range(8))
+        batch = tuple(Grade(fresh(), QUESTION, ("a step",) * 9, 4096) for _ in range(8))
         results = pool.grade(batch)
         await pool.cancel([call.id for call in batch])
         ended = await graded(results)
