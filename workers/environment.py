@@ -25,6 +25,9 @@ def set_environment(options: EngineOptions) -> None:
 
 def _on_cpu(options: EngineOptions) -> dict[str, str]:
     return {
+        # vLLM compiles its ranking of log-probabilities however eager the model: the first request
+        # that asks for them would stop every other one for as long as a C++ compiler takes.
+        "TORCHDYNAMO_DISABLE": "1" if options.enforce_eager else "0",
         # Engines share the machine's cores: pinned, all would sit on the same ones.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(options.threads),
