@@ -7,6 +7,7 @@ slip past, but the standard library and nothing else.
 from __future__ import annotations
 
 import sys
+from typing import cast
 
 from grimp import ImportGraph
 from importlinter import Contract, ContractCheck, fields, output
@@ -20,12 +21,14 @@ class StandardLibraryOnly(Contract):
     packages = fields.ListField(subfield=fields.StringField())
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
+        packages = cast(list[str], self.packages)  # by now the field is the list it was read as
+        pure = sys.stdlib_module_names | set(packages)
         impure = [
             (importer, imported)
-            for package in self.packages
+            for package in packages
             for importer in sorted({package} | graph.find_descendants(package))
             for imported in sorted(graph.find_modules_directly_imported_by(importer))
-            if imported.partition(".")[0] not in sys.stdlib_module_names | set(self.packages)
+            if imported.partition(".")[0] not in pure
         ]
         return ContractCheck(kept=not impure, metadata={"impure": impure})
 

@@ -93,14 +93,24 @@ def report(found: list[str], pins: int) -> int:
 
 
 def faults(pins: Versions, installed: Versions) -> Iterator[str]:
-    """What is wrong, a sentence each."""
+    """What is wrong, a sentence each.
+
+    What is asked for is read from what is installed, so that it's judged only once that agrees.
+    """
+    disagreements = list(installation_faults(pins, installed))
+    yield from disagreements
+    if not disagreements:
+        yield from requirement_faults(pins)
+        yield from import_faults()
+
+
+def installation_faults(pins: Versions, installed: Versions) -> Iterator[str]:
+    """Where what is installed isn't what is pinned; `make setup` mends it."""
     for name in sorted(unpinned(pins, installed)):
         yield f"{name} {installed[name]} is installed and not pinned (`make setup` removes it)"
     for name, version in sorted(pins.items()):
         if installed.get(name) != version:
             yield f"{name}=={version} is pinned, {installed.get(name, 'nothing')} is installed"
-    yield from requirement_faults(pins)
-    yield from import_faults()
 
 
 def requirement_faults(pins: Versions) -> Iterator[str]:
@@ -187,11 +197,10 @@ def top_level_imports(tree: ast.AST) -> set[str]:
     """The first parts of the names of all modules that this source imports, wherever it does."""
     names: set[str] = set()
     for node in ast.walk(tree):
-        match node:
-            case ast.Import():
-                names.update(alias.name for alias in node.names)
-            case ast.ImportFrom(module=str(module)):
-                names.add(module)
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
     return {name.partition(".")[0] for name in names}
 
 
