@@ -57,12 +57,12 @@ def first_instalments(
     prompt_tokens: int,
     max_tokens: int,
     likely: int,
-    alone: bool,
+    least: int,
 ) -> tuple[int, int]:
     """How many of `wanted` new candidates to start, and the tokens to hold for each.
 
-    (0, 0) when too little is left. What is too little for a likely candidate is still given to one
-    that has the budget to itself (`alone`): half an answer beats none.
+    (0, 0) when too little is left: for one candidate, less than `least`; for several side by side,
+    less than what they are likely to take.
     """
     if left.candidates is not None:
         wanted = min(wanted, left.candidates)
@@ -70,7 +70,7 @@ def first_instalments(
         tokens = affordable(left, prices, calls, prompt_tokens)
         if tokens >= calls * max_tokens:
             return calls, max_tokens
-        if tokens >= calls * likely or (alone and calls == 1 and tokens > 0):
+        if tokens >= calls * likely or (calls == 1 and tokens >= least):
             return calls, min(max_tokens, tokens // calls)
     return 0, 0
 

@@ -217,14 +217,15 @@ class Driver:
             return
         flights = [Flight(task, self._limit_of(task)) for task in self._unstarted]
         longest = max(flight.limit for flight in flights)
+        likely = self._lengths.likely(longest)
         started, tokens = first_instalments(
             self._purse.left,
             self._manner.prices,
             wanted=len(flights),
             prompt_tokens=max(flight.prompt_tokens(self._prompt) for flight in flights),
             max_tokens=longest,
-            likely=self._lengths.likely(longest),
-            alone=not self._flying,
+            likely=likely,
+            least=self._least(likely),
         )
         for flight in flights[:started]:
             self._unstarted.popleft()
@@ -251,6 +252,17 @@ class Driver:
                 self._fund(flight, tokens)
             if not tokens or await self._send([flight], group):
                 self._tell(flight.task, flight.result("done", Finish.BUDGET))
+
+    def _least(self, likely: int) -> int:
+        """The fewest tokens that one more candidate is worth starting with.
+
+        While others run, those may give something back. Else half of what it is likely to take
+        may do; and where nothing has finished yet, half an answer beats none.
+        """
+        if self._flying:
+            return likely
+        finished, _ = self._search.progress()
+        return max(1, likely // 2) if finished else 1
 
     def _fund(self, flight: Flight, tokens: int) -> None:
         flight.fund(self._op(flight.task), tokens, self._prompt, self._manner.prices)

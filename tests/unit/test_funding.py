@@ -17,7 +17,7 @@ def test_roomy_budget_holds_the_worst_case_at_once() -> None:
     """Where every candidate's worst case fits, there is nothing to share out."""
     for left in (Budget(), Budget(completion_tokens=16 * 400)):
         started = first_instalments(
-            left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, likely=100, alone=True
+            left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, likely=100, least=1
         )
         assert started == (16, 400)
 
@@ -26,17 +26,17 @@ def test_budget_of_sixteen_mean_candidates_starts_sixteen() -> None:
     """Though each could take four times as much, all start, with the mean for each."""
     left = Budget(completion_tokens=16 * 100)
     started = first_instalments(
-        left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, likely=100, alone=True
+        left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, likely=100, least=1
     )
     assert started == (16, 100)
 
 
-def test_too_little_for_a_likely_candidate_waits_unless_alone() -> None:
-    """Others may give something back; without others, half an answer beats none."""
+def test_less_than_the_least_starts_nothing() -> None:
+    """The last candidate gets what is left, if that is worth it."""
     left = Budget(completion_tokens=30)
-    for alone, expected in ((False, (0, 0)), (True, (1, 30))):
+    for least, expected in ((31, (0, 0)), (30, (1, 30)), (1, (1, 30))):
         started = first_instalments(
-            left, FREE, wanted=4, prompt_tokens=9, max_tokens=400, likely=100, alone=alone
+            left, FREE, wanted=4, prompt_tokens=9, max_tokens=400, likely=100, least=least
         )
         assert started == expected
 
@@ -45,7 +45,7 @@ def test_candidates_limit_what_is_started() -> None:
     """A limit on candidates counts before anything else."""
     left = Budget(candidates=3)
     assert first_instalments(
-        left, FREE, wanted=16, prompt_tokens=9, max_tokens=10, likely=5, alone=True
+        left, FREE, wanted=16, prompt_tokens=9, max_tokens=10, likely=5, least=1
     ) == (3, 10)
 
 
@@ -87,7 +87,7 @@ def finished_side_by_side(lengths: list[int], budget: int, likely: int, max_toke
         prompt_tokens=0,
         max_tokens=max_tokens,
         likely=likely,
-        alone=True,
+        least=1,
     )
     running = dict.fromkeys(range(count), tokens)
     left -= count * tokens
