@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from services.budget import RedisLedger, connect
 from services.redis_server import RedisServer
+
+# How long an example takes says more of the machine than of the code; pytest has a timeout.
+settings.register_profile("longthink", deadline=None)
+settings.load_profile("longthink")
 
 
 @pytest.fixture(scope="session")
