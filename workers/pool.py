@@ -8,8 +8,10 @@ or was never there; and when the stream is closed, nothing of it goes on in an e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
+from contextvars import Context
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 from weakref import WeakValueDictionary
 
@@ -30,6 +32,9 @@ _TRANSPORT_ERRORS = (RayError, RayServeException, grpc.RpcError)
 _GRACE_SECONDS = 0.1
 """How long a batch whose calls were all cancelled before a replica took it is still waited for:
 one that has just been taken should say by itself what it cost."""
+
+_READY_SECONDS = 5.0
+"""An engine that takes longer to say that it is there isn't ready."""
 
 
 class _LostError(Exception):
@@ -130,14 +135,14 @@ class ServePool:
         """Whether as many engines answer as there should be."""
         wanted = self._generators + (self._rewards if self._reward else 0)
         try:
-            return len(await self._ask_all("counters")) >= wanted
+            return len(await self._ask_all("counters", _READY_SECONDS)) >= wanted
         except WorkersUnavailable:
             return False
 
-    async def _ask_all(self, method: str) -> list[tuple[str, Any]]:
+    async def _ask_all(self, method: str, seconds: float | None = None) -> list[tuple[str, Any]]:
         handles = [handle for handle in (self._generator, self._reward) if handle is not None]
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(seconds or self._patience):
                 answers = await asyncio.gather(
                     *(handle.broadcast(method).results_async() for handle in handles)
                 )
@@ -177,33 +182,42 @@ class _Flight:
             return
         try:
             async with asyncio.timeout(patience):
-                await self._handle.cancel.remote(sorted(ids), replica=self._replica)
+                call = partial(self._handle.cancel.remote, sorted(ids), replica=self._replica)
+                await _detached(call)
         except (TimeoutError, *_TRANSPORT_ERRORS):
             # The replica is going, and its calls with it, which is all that was wanted.
             return
 
     async def events(self, patience: float) -> AsyncIterator[Any]:
         """All that comes of it. Whatever happens, each call comes to its end."""
+        why = "The replica ended the batch before its time."
+        try:
+            async with aclosing(self._carried(patience)) as carried:
+                async for event in carried:
+                    yield event
+        except _LostError as lost:
+            why = str(lost)
+        for ended in self._end(self.calls, "failed", error=why, lost=True):
+            yield ended
+
+    async def _carried(self, patience: float) -> AsyncGenerator[Any, None]:
+        """What a replica makes of it, and of what was dropped before one could."""
         for ended in self._end(self._dropped, "cancelled"):
             yield ended
         batch = tuple(self.calls.values())
         if not batch:
             return
-        try:
-            async with aclosing(_items(self._handle, self._method, batch)) as items:
-                if not await self._taken(items, patience):
-                    for ended in self._end(self._dropped, "cancelled"):
-                        yield ended
-                    return
-                await self.cancel(patience)
-                async for group in items:
-                    for event in group:
-                        if isinstance(event, self._ending):
-                            del self.calls[event.id]
-                        yield event
-        except _LostError as lost:
-            for ended in self._end(self.calls, "failed", error=str(lost), lost=True):
-                yield ended
+        async with aclosing(_items(self._handle, self._method, batch)) as items:
+            if not await self._taken(items, patience):
+                for ended in self._end(self._dropped, "cancelled"):
+                    yield ended
+                return
+            await self.cancel(patience)
+            async for group in items:
+                for event in group:
+                    if isinstance(event, self._ending):
+                        del self.calls[event.id]
+                    yield event
 
     def _end(
         self, ids: Collection[str], finish: Literal["cancelled", "failed"], **more: Any
@@ -219,7 +233,7 @@ class _Flight:
 
         Raises _LostError when none takes it in time.
         """
-        taken = asyncio.ensure_future(anext(items))
+        taken = asyncio.ensure_future(anext(items, ""))
         unwanted = asyncio.ensure_future(self._unwanted.wait())
         try:
             await asyncio.wait({taken, unwanted}, timeout=patience, return_when="FIRST_COMPLETED")
@@ -247,8 +261,8 @@ async def _items(handle: Handle, method: str, batch: tuple[Any, ...]) -> AsyncGe
 
     Raises _LostError when the replica is lost.
     """
-    call = handle.options(method_name=method, stream=True).remote(batch)
-    response = cast("DeploymentResponseGenerator[Any]", call)
+    call = partial(handle.options(method_name=method, stream=True).remote, batch)
+    response = cast("DeploymentResponseGenerator[Any]", _detached(call))
     try:
         async for item in response:
             yield item
@@ -262,6 +276,15 @@ async def _items(handle: Handle, method: str, batch: tuple[Any, ...]) -> AsyncGe
         raise _LostError(_summary(lost)) from lost
     finally:
         response.cancel()
+
+
+def _detached(call: Callable[[], Item]) -> Item:
+    """Make a call that isn't part of the HTTP request that it is made for.
+
+    Serve drops all that an HTTP request has called for when its client hangs up. Then nobody would
+    hear what the calls had cost; whoever reads them cancels them by himself.
+    """
+    return Context().run(call)
 
 
 def _summary(error: BaseException) -> str:
