@@ -44,8 +44,8 @@ def affordable(left: Budget, prices: Prices, calls: int, prompt_tokens: int) -> 
         money = left.micro_usd - calls * (one_prompt + 1)
         if money < 0:
             return 0
-        if prices.completion > 0:
-            tokens = min(tokens, int(money / prices.completion))
+        if tokens * prices.completion > money:
+            tokens = int(money / prices.completion)
     return tokens
 
 
