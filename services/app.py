@@ -46,6 +46,10 @@ _ENVIRONMENT = {
     # Calls run in the replica's own event loop: a streaming call over a handle takes 1.4 ms
     # instead of 6.0 (tests/bench).
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # That would also have every replica listen on a port of its own, which nobody needs.
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    # Ray would run its workers, and the engines in them, behind everything else on the machine.
+    "RAY_worker_niceness": "0",
     # Clients must not be able to switch off timeouts and cancellation by a header.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.api.proxy:middlewares",
     "RAY_USAGE_STATS_ENABLED": "0",
