@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,12 @@ os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
 os.environ["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = "0"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 Ray spells its settings so
 
-import ray
-from ray import serve
-from ray.serve.handle import DeploymentHandle
+with warnings.catch_warnings():
+    # Ray Serve declares its settings in a way that pydantic has deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import ray
+    from ray import serve
+    from ray.serve.handle import DeploymentHandle
 
 from tests.integration import checkpoints
 from workers.deployments import generators, rewards
