@@ -25,6 +25,9 @@ OWN_SERVICE = """
 import os, signal, sys, threading
 from services import app
 
+# Ignored from the start where the tests themselves run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Service:
     url = os.environ["FAKE_URL"]
 
