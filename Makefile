@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	&& echo $$python && break; done)
 
 FAST_TESTS := $(wildcard tests/unit tests/contract)
-SLOW_TESTS := $(wildcard tests/integration tests/chaos tests/e2e)
+SLOW_TESTS := $(foreach folder,integration chaos e2e,$(if $(wildcard tests/$(folder)/test_*.py),tests/$(folder)))
 # More for pytest, such as PYTEST="-k ledger -x".
 PYTEST ?=
 
@@ -32,7 +32,9 @@ serve: setup ## start the service on this machine, until Ctrl-C
 check: lint types layers pins fast-tests ## what to run before each commit: all but the slow tests
 
 test: check ## every check and every test
-	$(BIN)/python -m pytest --timeout=300 $(PYTEST) $(SLOW_TESTS)
+	@# Each folder starts a Ray of its own, of which a process can have but one.
+	set -e; for folder in $(SLOW_TESTS); do \
+		$(BIN)/python -m pytest --timeout=300 $(PYTEST) $$folder; done
 
 lint: setup ## style: ruff's formatter and linter
 	$(BIN)/ruff format --check

@@ -54,7 +54,8 @@ class Manner:
     """How searches are driven, the same for all requests of a profile.
 
     `step_delimiter` ends a step; `aggregate` names how step scores become one; `max_in_flight`
-    bounds the calls of one request at a time; `lease_seconds` is that of the ledger;
+    bounds the calls of one request at a time, and `first_wave` those that a request with a deadline
+    begins with; `lease_seconds` is that of the ledger;
     `settle_seconds` is how long a reply waits for the true cost of what was cancelled, and
     `late_seconds` how long that is awaited after the reply; `progress_seconds` lie at least
     between two standings in the trace.
@@ -64,6 +65,7 @@ class Manner:
     step_delimiter: str = "\n\n"
     aggregate: str = "last"
     max_in_flight: int = 256
+    first_wave: int = 16
     lease_seconds: float = 10.0
     settle_seconds: float = 0.25
     late_seconds: float = 10.0
@@ -120,6 +122,7 @@ class Driver:
         self._cancelled: set[str] = set()
         self._carriers: set[asyncio.Task[None]] = set()
         self._inbox: asyncio.Queue[_News] = asyncio.Queue()
+        self._ended_flights = 0
         self._reason: Stopped | None = None
         self._notes: list[str] = []
         self._next_standing = 0.0
@@ -163,8 +166,7 @@ class Driver:
 
     async def _launch(self, group: asyncio.TaskGroup) -> None:
         """Start whatever the search wants and the budget affords."""
-        busy = len(self._flying) + len(self._waiting) + len(self._unstarted)
-        room = self._manner.max_in_flight - busy - len(self._grading) - len(self._ungraded)
+        room = self._room()
         if room > 0 and (asked := self._search.ask(room)):
             self._trace.append(Kind.ASKED, room=room, tasks=[task.id for task in asked])
             for task in asked:
@@ -175,6 +177,18 @@ class Driver:
         await self._start_grading(group)
         await self._continue_waiting(group)
         await self._start_flights(group)
+
+    def _room(self) -> int:
+        """How many more tasks may be in flight.
+
+        Towards a deadline the search starts narrow, so that there is an answer early, and every
+        candidate that ends makes room for two.
+        """
+        most = self._manner.max_in_flight
+        if self._deadline is not None:
+            most = min(most, self._manner.first_wave + self._ended_flights)
+        busy = len(self._flying) + len(self._waiting) + len(self._unstarted)
+        return most - busy - len(self._grading) - len(self._ungraded)
 
     async def _hear(self, deadline: float | None) -> bool:
         """Wait for news; settle and tell all there is of it. False if the deadline came first."""
@@ -290,6 +304,7 @@ class Driver:
         """A call has ended; its task too, unless it is to go on."""
         self._purse.owe(Commit(flight.op, flight.take(made, self._manner.prices)))
         task = flight.task
+        self._ended_flights += 1
         if made.finish == "cancelled":
             self._tell(task, flight.result("cancelled", Finish.CANCELLED))
         elif made.finish == "failed" and not (made.lost and flight.losses < TRIES):

@@ -148,6 +148,7 @@ class Grading:
             id=call_id,
             messages=tuple((message.role, message.content) for message in query.messages),
             steps=split_steps(self.task.candidate.text, delimiter),
+            delimiter=delimiter,
             max_tokens=self.needs,
         )
 

@@ -175,6 +175,17 @@ async def test_deadline_gives_the_best_so_far(redis_client: Redis) -> None:
     assert reply.spent.completion_tokens == (await bench.counted())[0]
 
 
+async def test_search_with_a_deadline_starts_narrow_and_widens(redis_client: Redis) -> None:
+    """A first answer comes early, and all the width is there a few answers later."""
+    bench = Bench(redis_client, FakePool(lambda _: Script("#### 7", seconds=0.05)))
+    options = replace(wide(200), budget=Budget(candidates=200, deadline_seconds=30))
+    reply, events = await bench.ask(options)
+    asked = [len(event.data["tasks"]) for event in events if event.kind is Kind.ASKED]
+    assert asked[0] == 16
+    assert max(asked) >= 32
+    assert reply.spent.candidates == 200
+
+
 async def test_cancelled_request_leaves_nothing_running_or_held(redis_client: Redis) -> None:
     """A client that goes away: engines idle, holds back, what was made is paid for."""
     bench = Bench(redis_client, FakePool(lambda call: Script("a" * 300, seconds=30)))

@@ -61,7 +61,7 @@ def _misread_digits(value: int, rng: random.Random) -> int:
     digits = list(str(value))
     kind = rng.random()
     if kind < 0.55:
-        return max(1, value + rng.choice((1, -1)) * 10 ** rng.randrange(len(digits)))
+        return max(1, value + rng.choice((1, -1)) * int(10 ** rng.randrange(len(digits))))
     place = rng.randrange(len(digits))
     if kind < 0.9 or len(digits) == 1:
         digits[place] = rng.choice("123456789")

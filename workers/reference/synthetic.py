@@ -12,7 +12,7 @@ line, `left operator right = result`, and then `#### answer`.
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, get_args
@@ -70,10 +70,10 @@ class Shape:
     distractors: tuple[int, int] = (0, 1)
 
 
-EASY = Shape(events=(1, 3), largest=60, times=5, each=12)
+EASY = Shape(events=(2, 4), largest=99, times=9, each=12)
 HARD = (
-    Shape(events=(3, 4), largest=300, times=9, each=30, distractors=(0, 2)),
-    Shape(events=(3, 6), largest=900, times=12, each=60, distractors=(0, 2)),
+    Shape(events=(5, 7), largest=999, times=5, each=12),
+    Shape(events=(6, 8), largest=99, times=9, each=20),
 )
 SECTION = Shape(events=(2, 2), largest=60, times=4, each=12, distractors=(0, 0))
 SECTIONS = (3, 4)
@@ -118,7 +118,7 @@ def parts(query: Query) -> tuple[Query, ...]:
     return tuple(found)
 
 
-def fill(question: str, answers: dict[str, str]) -> str:
+def fill(question: str, answers: Mapping[str, str]) -> str:
     """The question with each `$id` replaced by that step's answer.
 
     Raises KeyError for an id without an answer.
@@ -156,6 +156,18 @@ def first_wrong_step(query: Query, steps: Sequence[str]) -> int | None:
     return None
 
 
+def steps_left(query: Query, taken: Sequence[str]) -> list[str]:
+    """The steps of the solution that are not among those taken, either way they are written."""
+    seen = Counter(_normal(step) for step in taken)
+    left = []
+    for step in query.steps:
+        if seen[_normal(step)] > 0:
+            seen[_normal(step)] -= 1
+        else:
+            left.append(step)
+    return left
+
+
 def calculate(left: int, operator: str, right: int) -> int:
     """One of the four operations on whole numbers; a division that isn't exact rounds down.
 
@@ -170,7 +182,8 @@ def calculate(left: int, operator: str, right: int) -> int:
             return left * right
         case "/":
             return left // right
-    raise ValueError(f"Unknown operator: {operator}")
+        case _:
+            raise ValueError(f"Unknown operator: {operator}")
 
 
 def numbers(text: str) -> list[int]:
@@ -216,7 +229,7 @@ def _shape(rng: random.Random, kind: Kind) -> Shape:
             return rng.choice(HARD)
         case _:
             return Shape(
-                events=(1, rng.choice((2, 4, 5, 6))),
+                events=(1, rng.choice((2, 4, 6, 8))),
                 largest=rng.choice((30, 99, 300, 999)),
                 times=rng.choice((4, 9, 12)),
                 each=rng.choice((12, 30, 99)),
@@ -400,7 +413,8 @@ def _compound(rng: random.Random, count: int) -> tuple[str, tuple[PlanStep, ...]
     for place in range(count):
         others = people[count:]
         story = _Story(rng, SECTION, setting, thing, [people[place], *others])
-        given, needs = "", ()
+        given = ""
+        needs: tuple[str, ...] = ()
         if place and rng.random() < 0.5:
             given, needs = _start_from(rng, story, rng.randrange(place), people, values)
         else:

@@ -1,0 +1,156 @@
+"""Training of the PRM: labels on the tokens of right and wrong solutions, and language too.
+
+It starts as the reasoner, deeper, and goes on from there, so it knows all that the reasoner
+knows and more. Wrong solutions are the reasoner's own samples and made-up slips.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from workers.reference import STEP_TAG, synthetic
+from workers.reference.labels import Row, layout, row
+from workers.reference.network import Reasoner, RewardModel
+from workers.reference.optimise import Limit, Optimiser, batches
+from workers.reference.slips import wrong_attempt
+from workers.reference.synthetic import Kind, Query
+
+_BATCH_TOKENS = 2560
+_RATE = 0.8
+_TAG_WEIGHT = 4.0
+_LANGUAGE_WEIGHT = 0.3
+_FIRST = 0.4
+"""The share of training in which only the layers on top of the reasoner's learn."""
+_REPORT_SECONDS = 20.0
+_SAVE_SECONDS = 240.0
+_KINDS: dict[Kind, float] = {"hard": 0.55, "practice": 0.25, "compound": 0.2}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A query and what the reasoner wrote to it."""
+
+    query: Query
+    texts: Sequence[str]
+
+
+def practice_queries(count: int, seed: int) -> list[Query]:
+    """Train queries of the kinds the PRM should know, half of the compound ones in parts."""
+    rng = random.Random(f"prm-{seed}")
+    drawn: list[Query] = []
+    for kind, share in _KINDS.items():
+        for query in synthetic.queries("train", kind, int(count * share), 500_000_000 + seed):
+            whole = not query.plan or rng.random() < 0.4
+            drawn.append(query if whole else rng.choice(synthetic.parts(query)))
+    rng.shuffle(drawn)
+    return drawn
+
+
+def train(
+    tokenizer: PreTrainedTokenizerFast,
+    network: RewardModel,
+    attempts: Sequence[Sampled],
+    limit: Limit,
+    seed: int,
+    device: torch.device,
+    save: Callable[[Reasoner], None],
+) -> None:
+    """Trains the network, grown from the reasoner, up to the limit."""
+    torch.manual_seed(seed)
+    network.to(device)
+    optimiser = Optimiser(network, _RATE)
+    tag = cast(int, tokenizer.convert_tokens_to_ids(STEP_TAG))
+    reported, saved, seen, averages = 0.0, 0.0, 0, torch.zeros(2)
+    for batch in batches(_rows(tokenizer, attempts, seed), _BATCH_TOKENS, seed):
+        network.learn_all(limit.progress > _FIRST)
+        losses = _losses(network, batch, tag, device)
+        torch.autograd.backward(losses[0] + _LANGUAGE_WEIGHT * losses[1])
+        progress = optimiser.step(limit.progress)
+        limit.done += len(batch)
+        seen += sum(len(each.ids) for each in batch)
+        now = torch.stack(losses).detach().cpu()
+        averages = 0.98 * averages + 0.02 * now if averages.any() else now
+        if limit.seconds - reported > _REPORT_SECONDS:
+            reported = limit.seconds
+            log.info(
+                "prm %3.0f%%  labels %.4f  language %.4f  %d rows  %.0f tokens/s  %.0f s left",
+                100 * limit.progress, *averages.tolist(), limit.done, seen / limit.seconds,
+                limit.seconds_left,
+            )  # fmt: skip
+        if limit.seconds - saved > _SAVE_SECONDS:
+            saved = limit.seconds
+            save(network)
+        if progress >= 1:
+            break
+
+
+def _rows(
+    tokenizer: PreTrainedTokenizerFast, attempts: Sequence[Sampled], seed: int
+) -> Iterator[Row]:
+    """Rows without end: the reasoner's attempts in turn, and new queries with made-up slips."""
+    rng = random.Random(f"rows-{seed}")
+    chunk = 0
+    while True:
+        chunk += 1
+        fresh = practice_queries(512, seed * 1_000_003 + chunk)
+        known = rng.sample(attempts, min(512, len(attempts)))
+        mixed = [*known, *(Sampled(query, ()) for query in fresh)]
+        rng.shuffle(mixed)
+        for each in mixed:
+            yield row(tokenizer, each.query, _solutions(each, rng))
+
+
+def _solutions(sampled: Sampled, rng: random.Random) -> list[str]:
+    """Different solutions of one query: sampled ones, the right one, and slips."""
+    found = list(dict.fromkeys(sampled.texts))[:5]
+    if not any(synthetic.right(sampled.query, text) for text in found) or rng.random() < 0.3:
+        found.append(sampled.query.solution)
+    slips = rng.randint(0, 1) if sampled.texts else 4
+    found += ["\n".join(wrong_attempt(sampled.query, rng)) for _ in range(slips)]
+    found = list(dict.fromkeys(text for text in found if text.strip()))
+    rng.shuffle(found)
+    return found
+
+
+def _losses(
+    network: RewardModel, batch: Sequence[Row], tag: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Loss of the labels, step tags weighing more, and of the language of right solutions."""
+    ids, positions, sees = (each.to(device) for each in layout(batch, 0))
+    places = torch.tensor(
+        [
+            (line, place, label)
+            for line, each in enumerate(batch)
+            for place, label in enumerate(each.labels, each.starts[0])
+        ],
+        device=device,
+    )
+    spoken = torch.tensor(_spoken(batch), device=device).reshape(-1, 3)
+    with torch.autocast(device.type, torch.bfloat16):
+        between, last = network.read(ids, positions, sees)
+        verdicts = network.score(last[places[:, 0], places[:, 1]])
+        words = network.logits(between[spoken[:, 0], spoken[:, 1]])
+    weights = 1 + (_TAG_WEIGHT - 1) * (ids[places[:, 0], places[:, 1]] == tag)
+    each = nn.functional.cross_entropy(verdicts.float(), places[:, 2], reduction="none")
+    labels = (each * weights).sum() / weights.sum()
+    return labels, nn.functional.cross_entropy(words.float(), spoken[:, 2])
+
+
+def _spoken(batch: Sequence[Row]) -> list[tuple[int, int, int]]:
+    """Row, place and next token wherever a right solution says what comes next."""
+    found = []
+    for line, each in enumerate(batch):
+        ends = (*each.starts[1:], len(each.ids))
+        for start, end, learn in zip(each.starts, ends, each.learn, strict=True):
+            if learn:
+                found.append((line, each.starts[0] - 1, each.ids[start]))
+                found += [(line, at, each.ids[at + 1]) for at in range(start, end - 1)]
+    return found

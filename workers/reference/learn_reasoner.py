@@ -1,0 +1,89 @@
+"""Training of the reasoner: next-token loss on the replies of its lessons."""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from workers.reference import tokens
+from workers.reference.lessons import lessons
+from workers.reference.network import Reasoner
+from workers.reference.optimise import Limit, Optimiser, batches, padded
+
+_BATCH_TOKENS = 5120
+_REPORT_SECONDS = 20.0
+_SAVE_SECONDS = 240.0
+_TOKENIZER_LESSONS = 12_000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids, of which those from `learn_from` on are learnt."""
+
+    ids: Sequence[int]
+    learn_from: int
+
+
+def build_tokenizer(seed: int, count: int = _TOKENIZER_LESSONS) -> PreTrainedTokenizerFast:
+    """A tokenizer made for the lessons of this seed."""
+    return tokens.build(
+        text
+        for lesson in itertools.islice(lessons(seed), count)
+        for text in (*(message["content"] for message in lesson.messages), lesson.reply)
+    )
+
+
+def train(
+    tokenizer: PreTrainedTokenizerFast,
+    limit: Limit,
+    seed: int,
+    device: torch.device,
+    save: Callable[[Reasoner], None],
+) -> Reasoner:
+    """A reasoner trained from nothing up to the limit; `save` is called now and then."""
+    torch.manual_seed(seed)
+    network = Reasoner(tokenizer).to(device)
+    optimiser = Optimiser(network)
+    reported, saved, seen, total = 0.0, 0.0, 0, 0.0
+    for batch in batches(_examples(tokenizer, seed), _BATCH_TOKENS, seed):
+        loss = _loss(network, batch, device)
+        torch.autograd.backward(loss)
+        progress = optimiser.step(limit.progress)
+        limit.done += len(batch)
+        seen += sum(len(example.ids) for example in batch)
+        total = loss.item() if not total else 0.98 * total + 0.02 * loss.item()
+        if limit.seconds - reported > _REPORT_SECONDS:
+            reported = limit.seconds
+            log.info(
+                "reasoner %3.0f%%  loss %.4f  %d examples  %.0f tokens/s  %.0f s left",
+                100 * limit.progress, total, limit.done, seen / limit.seconds, limit.seconds_left,
+            )  # fmt: skip
+        if limit.seconds - saved > _SAVE_SECONDS:
+            saved = limit.seconds
+            save(network)
+        if progress >= 1:
+            break
+    return network
+
+
+def _examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Example]:
+    for lesson in lessons(seed):
+        yield Example(*tokens.encode_lesson(tokenizer, lesson))
+
+
+def _loss(network: Reasoner, batch: Sequence[Example], device: torch.device) -> Tensor:
+    """Mean cross-entropy of the tokens learnt in the batch."""
+    ids = padded([example.ids for example in batch], 0).to(device)
+    learnt = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, example in enumerate(batch):
+        learnt[row, example.learn_from - 1 : len(example.ids) - 1] = True
+    rows, places = learnt.to(device).nonzero(as_tuple=True)
+    with torch.autocast(device.type, torch.bfloat16):
+        logits = network.logits(network(ids)[rows, places])
+    return nn.functional.cross_entropy(logits.float(), ids[rows, places + 1])
