@@ -30,6 +30,7 @@ with warnings.catch_warnings():
     from ray import serve
     from ray.serve.handle import DeploymentHandle
 
+from services.redis_server import RedisServer
 from tests.integration import checkpoints
 from workers.deployments import generators, rewards
 from workers.options import GeneratorOptions, RewardOptions
@@ -50,8 +51,10 @@ class Engines:
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """All engines, up."""
+def engines(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+) -> Iterator[Engines]:
+    """All engines, up. The redis-server of other tests is there before and after them."""
     folder = tmp_path_factory.mktemp("checkpoints")
     # In 32 bits what stands beside a sequence in its batch makes no difference to its tokens.
     small: dict[str, Any] = {"kv_space_gib": 0.25, "max_num_seqs": 32, "dtype": "float32"}
@@ -65,6 +68,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     outcome = RewardOptions(
         model=str(checkpoints.outcome_reward(folder / "outcome")), kind="outcome", **small
     )
+    others = _started()
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     serve.start(proxy_location="Disabled", logging_config=quiet)
@@ -80,7 +84,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
         ]
     )
     yield Engines(generator_handle, process_handle, outcome_handle, folder)
-    started = _started()
+    started = [process for process in _started() if process not in others]
     ray.shutdown()
     # On a machine that is starved, an agent of Ray's own may take the minute that its HTTP server
     # waits for connections to close.
