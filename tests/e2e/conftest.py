@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 import httpx
@@ -76,9 +76,11 @@ def openai(service: Service) -> Iterator[OpenAI]:
 
 
 @pytest.fixture
-def openai_async(service: Service) -> AsyncOpenAI:
+async def openai_async(service: Service) -> AsyncIterator[AsyncOpenAI]:
     """The official asynchronous client of it."""
-    return AsyncOpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=120)
+    address = f"{service.url}/v1"
+    async with AsyncOpenAI(base_url=address, api_key="none", max_retries=0, timeout=120) as client:
+        yield client
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,9 @@ os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
 os.environ["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = "0"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 Ray spells its settings so
 
-with warnings.catch_warnings():
-    # Ray Serve declares its settings in a way that pydantic has deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import ray
-    from ray import serve
-    from ray.serve.handle import DeploymentHandle
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from services.redis_server import RedisServer
 from tests.integration import checkpoints
