@@ -14,7 +14,7 @@ def demo(
     candidates: Annotated[
         int, typer.Option(min=1, metavar="N", help="How many candidates to sample.")
     ] = 16,
-    seed: Annotated[int, typer.Option(help="Which question, and how it is sampled.")] = 7,
+    seed: Annotated[int, typer.Option(help="Which question, and how it is sampled.")] = 6,
     url: Url = None,
     profile: Profile = None,
     assignments: Assignments = None,
