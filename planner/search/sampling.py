@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from planner.domain import Candidate, Expand, Grade, Outcome, Result, Stopped, Task
-from planner.search.base import Search, Setup
+from planner.domain import Candidate, Expand, Grade, Result, Task
+from planner.search.base import Setup
+from planner.search.gathering import Gathering
 from planner.stopping import View
-from planner.tally import Tally
 
 
-class Sampling(Search):
+class Sampling(Gathering):
     """Up to `candidates` samples side by side, graded where the selector needs it, until a rule
     fires.
 
@@ -22,13 +22,11 @@ class Sampling(Search):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self._tally = Tally()
         self._asked = 0
         self._ended = 0
         self._sampling: dict[str, Expand] = {}
         self._grading: dict[str, Grade] = {}
         self._to_grade: deque[Candidate] = deque()
-        self._stopped: Stopped | None = None
 
     @property
     def _wants_scores(self) -> bool:
@@ -63,32 +61,6 @@ class Sampling(Search):
         if self._to_grade or self._grading:
             return False
         return self._stopped is not None or self._ended == self.setup.candidates
-
-    @property
-    def stopped(self) -> Stopped | None:
-        return self._stopped or (Stopped.COMPLETE if self.done else None)
-
-    def best(self) -> Outcome:
-        chosen = self.setup.selector.choose(self._tally)
-        ranked = tuple(group.best for group in chosen.ranked)
-        notes = chosen.notes
-        if not ranked and self._tally.partial is not None:
-            ranked = (self._tally.partial,)
-            notes = (*notes, "No candidate could finish; this is as far as the longest one came.")
-        if self.setup.selector.needs_scores and not self.setup.grades:
-            notes = ("The profile has no reward model.", *notes)
-        return Outcome(
-            ranked=ranked,
-            answer=chosen.ranked[0].answer if chosen.ranked else None,
-            confidence=chosen.confidence,
-            votes=tuple(group.vote() for group in chosen.ranked if group.answer is not None),
-            stopped=self.stopped,
-            selector=self.setup.selector.name,
-            notes=notes,
-        )
-
-    def progress(self) -> tuple[int, int]:
-        return self._tally.finished, self.setup.candidates
 
     def _tell_sample(self, result: Result) -> None:
         self._ended += 1

@@ -1,0 +1,142 @@
+"""Search over partial answers: what all tree strategies share.
+
+A node is a candidate, and its children continue it by one step. A strategy says what to grow; it
+hears of each node once that is there and graded.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter, deque
+from collections.abc import Sequence
+from math import exp
+
+from planner.domain import Candidate, Expand, Finish, Grade, Path, Result, Task
+from planner.search.base import Setup
+from planner.search.gathering import Gathering
+from planner.stopping import View
+
+MAX_STEPS = 40
+"""A node as deep as this is continued to the end in one go (as in search-and-learn)."""
+
+
+class Tree(Gathering):
+    """Grows nodes and has them graded, until there are enough finished candidates.
+
+    A strategy calls `_grow` from its constructor and from `_grown` and `_lost`, in which it hears
+    how each growth went; one that decides only when there is room overrides `_refill`.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._waiting: deque[Task] = deque()
+        self._flying: dict[str, Task] = {}
+        self._children: Counter[Path] = Counter()
+
+    @abstractmethod
+    def _grown(self, node: Candidate) -> None:
+        """A node has come to be; it is graded where there is a reward model that could."""
+
+    @abstractmethod
+    def _lost(self, task: Expand) -> None:
+        """A node could not come to be: its growth failed or was cut."""
+
+    def _refill(self) -> None:
+        """Called where nothing waits and there is room: the chance to `_grow` something."""
+
+    def _grow(self, parent: Candidate | None, count: int = 1) -> None:
+        """Have `count` children of `parent` (of the query, if None) sampled."""
+        path: Path = parent.path if parent else ()
+        for _ in range(count):
+            child = (*path, self._children[path])
+            self._children[path] += 1
+            self._waiting.append(Expand(child, parent, "step" if len(child) < MAX_STEPS else "end"))
+
+    def ask(self, room: int) -> Sequence[Task]:
+        tasks: list[Task] = []
+        while len(tasks) < room:
+            if not self._waiting and not self._over:
+                self._refill()
+            if not self._waiting:
+                break
+            task = self._waiting.popleft()
+            self._flying[task.id] = task
+            tasks.append(task)
+        return tasks
+
+    def tell(self, task: Task, result: Result) -> None:
+        if self._flying.pop(task.id, None) is None:
+            return
+        if isinstance(task, Expand):
+            self._tell_growth(task, result)
+        else:
+            graded = result.candidate if result.status == "done" else None
+            if graded is not None and graded.finished:
+                self._tally.grade(graded)
+            self._arrive(graded or task.candidate)
+        if self._stopped is None:
+            left = max(0, self.setup.candidates - self._tally.finished)
+            self._stopped = self.setup.stop.verdict(
+                View(self._tally, self.setup.selector, left + self._ungraded)
+            )
+        if self._over:
+            self._waiting = deque(task for task in self._waiting if _counts(task))
+
+    def _tell_growth(self, task: Expand, result: Result) -> None:
+        node = result.candidate
+        if node is not None and (node.finished or node.finish is not Finish.STEP):
+            self._tally.add(node)
+        if node is None or result.status != "done" or node.finish is Finish.BUDGET:
+            if not self._over:
+                self._lost(task)
+        elif self.setup.grades:
+            self._waiting.appendleft(Grade(node))
+        else:
+            self._arrive(node)
+
+    def _arrive(self, node: Candidate) -> None:
+        if not self._over:
+            self._grown(node)
+
+    def surplus(self) -> Sequence[Task]:
+        if not self._over:
+            return ()
+        return tuple(task for task in self._flying.values() if not _counts(task))
+
+    @property
+    def done(self) -> bool:
+        if self._over:
+            return not any(map(_counts, (*self._waiting, *self._flying.values())))
+        return not self._waiting and not self._flying and self._exhausted
+
+    @property
+    def _exhausted(self) -> bool:
+        """Whether nothing more can be grown, given that nothing waits and nothing is in flight."""
+        return True
+
+    @property
+    def _over(self) -> bool:
+        """Whether it is enough: a rule has fired, or all candidates are there."""
+        return self._stopped is not None or self._tally.finished >= self.setup.candidates
+
+    @property
+    def _ungraded(self) -> int:
+        """Finished candidates whose grade is still to come."""
+        return sum(map(_counts, (*self._waiting, *self._flying.values())))
+
+
+def value(node: Candidate) -> float:
+    """How promising a node is, in [0, 1]: its score, or else the model's own confidence.
+
+    That is the geometric mean of its tokens' probabilities.
+    """
+    if node.score is not None:
+        return node.score
+    if node.logprob is None or not node.token_ids:
+        return 0.5
+    return exp(min(0.0, node.logprob / len(node.token_ids)))
+
+
+def _counts(task: Task) -> bool:
+    """Whether a task in flight can still change the outcome once the search is over."""
+    return isinstance(task, Grade) and task.candidate.finished
