@@ -6,14 +6,24 @@ from collections.abc import Callable
 
 from planner.errors import InvalidOption
 from planner.search.base import Search, Setup
+from planner.search.beam import Beam
 from planner.search.best_of_n import BestOfN
+from planner.search.dvts import Dvts
 from planner.search.majority import Majority
+from planner.search.particles import AnnealedParticles, MultinomialParticles, Particles
+from planner.search.rebase import Rebase
 from planner.search.single import Single
 
 STRATEGIES: dict[str, Callable[[Setup], Search]] = {
     "single": Single,
     "majority": Majority,
     "best_of_n": BestOfN,
+    "beam": Beam,
+    "dvts": Dvts,
+    "rebase": Rebase,
+    "particles": Particles,
+    "particles_multinomial": MultinomialParticles,
+    "particles_annealed": AnnealedParticles,
 }
 
 

@@ -75,9 +75,8 @@ class Tree(Gathering):
                 self._tally.grade(graded)
             self._arrive(graded or task.candidate)
         if self._stopped is None:
-            left = max(0, self.setup.candidates - self._tally.finished)
             self._stopped = self.setup.stop.verdict(
-                View(self._tally, self.setup.selector, left + self._ungraded)
+                View(self._tally, self.setup.selector, self._remaining + self._ungraded)
             )
         if self._over:
             self._waiting = deque(task for task in self._waiting if _counts(task))
@@ -118,6 +117,11 @@ class Tree(Gathering):
     def _over(self) -> bool:
         """Whether it is enough: a rule has fired, or all candidates are there."""
         return self._stopped is not None or self._tally.finished >= self.setup.candidates
+
+    @property
+    def _remaining(self) -> int:
+        """How many more candidates may finish at most."""
+        return max(0, self.setup.candidates - self._tally.finished)
 
     @property
     def _ungraded(self) -> int:
