@@ -10,6 +10,7 @@ from planner.search.beam import Beam
 from planner.search.best_of_n import BestOfN
 from planner.search.dvts import Dvts
 from planner.search.majority import Majority
+from planner.search.mcts import Mcts, PuctMcts
 from planner.search.particles import AnnealedParticles, MultinomialParticles, Particles
 from planner.search.rebase import Rebase
 from planner.search.single import Single
@@ -24,6 +25,8 @@ STRATEGIES: dict[str, Callable[[Setup], Search]] = {
     "particles": Particles,
     "particles_multinomial": MultinomialParticles,
     "particles_annealed": AnnealedParticles,
+    "mcts": Mcts,
+    "mcts_puct": PuctMcts,
 }
 
 

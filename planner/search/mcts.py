@@ -1,0 +1,160 @@
+"""Monte Carlo tree search over steps, with the reward model's score as a node's value.
+
+A simulation walks down from the query to a node that has room for another child, has that child
+sampled and graded, and adds the grade to every node on the way (Kocsis & Szepesvari 2006). Many
+run at once: what is in flight counts as a visit worth nothing (virtual loss), so that the next
+walk goes elsewhere.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from math import exp, log, sqrt
+
+from planner.domain import Candidate, Expand, Path
+from planner.search.base import Setup
+from planner.search.tree import Tree, value
+
+BRANCHES = 4
+"""The children that a node is given."""
+_UCT = sqrt(2)
+_PUCT_BASE = 19_652
+_PUCT_INIT = 1.25
+
+
+@dataclass(slots=True)
+class Node:
+    """A node of the tree. `visits` and `total` are of those beneath it too, itself included."""
+
+    parent: Node | None = None
+    candidate: Candidate | None = None
+    children: list[Node] = field(default_factory=list)
+    started: int = 0
+    """Children asked for so far, those that never came to be included."""
+    visits: int = 0
+    flying: int = 0
+    """Growths in flight beneath it."""
+    total: float = 0.0
+    prior: float = 1.0
+    """How likely the model thought its step, given its parent."""
+    closed: bool = False
+    """Whether nothing can be grown beneath it any more."""
+
+    @property
+    def mean(self) -> float:
+        """The mean value, a growth in flight counting as nothing."""
+        return self.total / max(1, self.visits + self.flying)
+
+    @property
+    def tries(self) -> int:
+        """Visits and those under way."""
+        return self.visits + self.flying
+
+
+class _Mcts(Tree):
+    """The walk, the same for all rules of selection."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._branches = min(BRANCHES, setup.candidates)
+        self._root = Node()
+        self._nodes: dict[Path, Node] = {(): self._root}
+
+    @abstractmethod
+    def _promise(self, node: Node, parent: Node) -> float:
+        """How much a walk at the parent wants to go on to this child."""
+
+    def _refill(self) -> None:
+        if self._root.flying >= self.setup.candidates:
+            return
+        node = self._root
+        while not node.closed and node.started == self._branches:
+            open_children = [child for child in node.children if not child.closed]
+            if not open_children:  # what could be grown here is all in flight
+                return
+            parent = node
+            node = max(open_children, key=lambda child: self._promise(child, parent))
+        if not node.closed:
+            self._begin_growth(node)
+
+    def _begin_growth(self, node: Node) -> None:
+        self._grow(node.candidate)
+        node.started += 1
+        for above in _upwards(node):
+            above.flying += 1
+
+    def _grown(self, node: Candidate) -> None:
+        parent = self._nodes[node.path[:-1]]
+        child = Node(parent, node, prior=_prior(node, parent.candidate), closed=node.finished)
+        self._nodes[node.path] = child
+        parent.children.append(child)
+        parent.children.sort(key=_path)
+        child.visits, child.total = 1, value(node)
+        for above in _upwards(parent):
+            above.flying -= 1
+            above.visits += 1
+            above.total += child.total
+        self._close(parent)
+
+    def _lost(self, task: Expand) -> None:
+        parent = self._nodes[task.path[:-1]]
+        for above in _upwards(parent):
+            above.flying -= 1
+        self._close(parent)
+
+    def _close(self, node: Node | None) -> None:
+        """Closes the node, and those above it, where nothing more can be grown beneath."""
+        while (
+            node is not None
+            and node.started == self._branches
+            and node.flying == 0
+            and all(child.closed for child in node.children)
+        ):
+            node.closed = True
+            node = node.parent
+
+    @property
+    def _exhausted(self) -> bool:
+        return self._root.closed
+
+
+class Mcts(_Mcts):
+    """UCT: mean value + c sqrt(ln N_parent / N), c = sqrt 2."""
+
+    def _promise(self, node: Node, parent: Node) -> float:
+        return node.mean + _UCT * sqrt(log(max(1, parent.tries)) / node.tries)
+
+
+class PuctMcts(_Mcts):
+    """PUCT (Silver et al. 2017; as in openr): a step the model thought likely is tried sooner.
+
+    V + P sqrt(N_parent) / (N + 1) (ln((N_parent + 19653) / 19652) + 1.25), P being the geometric
+    mean probability of the step's tokens.
+    """
+
+    def _promise(self, node: Node, parent: Node) -> float:
+        growing = log((parent.tries + _PUCT_BASE + 1) / _PUCT_BASE) + _PUCT_INIT
+        return node.mean + node.prior * sqrt(parent.tries) / (node.tries + 1) * growing
+
+
+def _upwards(node: Node | None) -> list[Node]:
+    """The node and all above it."""
+    way = []
+    while node is not None:
+        way.append(node)
+        node = node.parent
+    return way
+
+
+def _prior(node: Candidate, parent: Candidate | None) -> float:
+    """The geometric mean probability of the last step's tokens; 1 where it isn't known."""
+    before = parent or Candidate(())
+    tokens = len(node.token_ids) - len(before.token_ids)
+    if node.logprob is None or tokens < 1:
+        return 1.0
+    return exp(min(0.0, (node.logprob - (before.logprob or 0.0)) / tokens))
+
+
+def _path(node: Node) -> Path:
+    return node.candidate.path if node.candidate else ()
