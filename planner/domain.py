@@ -139,11 +139,15 @@ class Expand:
     """Sample one continuation of `parent` (of the query itself, if None) as the node `path`.
 
     It ends at the next step delimiter or at the end of the answer. `max_tokens` bounds the
-    continuation, `temperature` overrides the query's.
+    continuation, `temperature` overrides the query's. `append` is put after the parent before it
+    goes on (a parent that the model had ended is opened again). `messages` are asked instead of
+    the query's; what comes back is then the reply to them.
     """
 
     path: Path
     parent: Candidate | None = None
+    append: str = ""
+    messages: tuple[Message, ...] | None = None
     until: Literal["step", "end"] = "end"
     max_tokens: int | None = None
     temperature: float | None = None

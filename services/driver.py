@@ -31,7 +31,7 @@ from planner.domain import (
     Stopped,
     Task,
 )
-from planner.errors import LedgerUnavailable
+from planner.errors import LedgerUnavailable, PromptTooLong, WorkersUnavailable
 from planner.funding import Lengths, first_instalments, next_instalment
 from planner.ports import Commit, Hold
 from planner.search import Search
@@ -112,9 +112,8 @@ class Driver:
         self._lengths = Lengths(lengths.mean, fade=0.25)
         self._deadline = deadline
         self._stream = stream_tokens
-        self._limit = min(query.sampling.max_tokens, prompt.context_left)
         self._ops = count()
-        self._unstarted: deque[Expand] = deque()
+        self._unstarted: deque[Flight] = deque()
         self._ungraded: deque[Grading] = deque()
         self._waiting: dict[str, Flight] = {}
         self._flying: dict[str, Flight] = {}
@@ -171,7 +170,7 @@ class Driver:
             self._trace.append(Kind.ASKED, room=room, tasks=[task.id for task in asked])
             for task in asked:
                 if isinstance(task, Expand):
-                    self._unstarted.append(task)
+                    await self._line_up(task)
                 else:
                     self._ungraded.append(Grading(task, self._reading(task.candidate)))
         await self._start_grading(group)
@@ -229,14 +228,14 @@ class Driver:
         """Start as many new candidates as can be funded side by side."""
         if not self._unstarted or self._waiting:
             return
-        flights = [Flight(task, self._limit_of(task)) for task in self._unstarted]
+        flights = list(self._unstarted)
         longest = max(flight.limit for flight in flights)
         likely = self._lengths.likely(longest)
         started, tokens = first_instalments(
             self._purse.left,
             self._manner.prices,
             wanted=len(flights),
-            prompt_tokens=max(flight.prompt_tokens(self._prompt) for flight in flights),
+            prompt_tokens=max(flight.prompt_tokens for flight in flights),
             max_tokens=longest,
             likely=likely,
             least=self._least(likely),
@@ -245,7 +244,7 @@ class Driver:
             self._unstarted.popleft()
             self._fund(flight, min(tokens, flight.limit))
         refused = await self._send(flights[:started], group)
-        self._unstarted.extendleft(flight.task for flight in reversed(refused))
+        self._unstarted.extendleft(reversed(refused))
 
     async def _continue_waiting(self, group: asyncio.TaskGroup) -> None:
         """Fund the next instalment of those that used theirs up, in the order of their nodes."""
@@ -253,7 +252,7 @@ class Driver:
             tokens = next_instalment(
                 self._purse.left,
                 self._manner.prices,
-                prompt_tokens=flight.prompt_tokens(self._prompt),
+                prompt_tokens=flight.prompt_tokens,
                 missing=flight.missing,
                 likely=self._lengths.likely(flight.limit),
                 waiting=len(self._waiting),
@@ -279,7 +278,7 @@ class Driver:
         return max(1, likely // 2) if finished else 1
 
     def _fund(self, flight: Flight, tokens: int) -> None:
-        flight.fund(self._op(flight.task), tokens, self._prompt, self._manner.prices)
+        flight.fund(self._op(flight.task), tokens, self._manner.prices)
 
     async def _send(self, flights: list[Flight], group: asyncio.TaskGroup) -> list[Flight]:
         """Hold for funded flights and send them off as one batch; returns those refused."""
@@ -290,7 +289,6 @@ class Driver:
                 call = flight.call(
                     self._call_id(flight.op),
                     self._query,
-                    self._prompt,
                     self._manner.step_delimiter,
                     self._stream,
                 )
@@ -317,9 +315,33 @@ class Driver:
                 self._all_lengths.saw(len(flight.token_ids))
             self._tell(task, flight.result("done", Finish(made.finish)))
 
-    def _limit_of(self, task: Expand) -> int:
-        left = self._limit - (len(task.parent.token_ids) if task.parent else 0)
-        return max(1, left if task.max_tokens is None else min(left, task.max_tokens))
+    async def _line_up(self, task: Expand) -> None:
+        """Make a flight of a task; one that has no room left in the context has failed."""
+        try:
+            prompt = await self._prompt_of(task)
+            before = await self._before(task, prompt)
+        except (PromptTooLong, WorkersUnavailable) as error:
+            self._tell(task, Result(task.id, "failed", error=str(error)))
+            return
+        length = task.max_tokens or self._query.sampling.max_tokens
+        limit = min(length, prompt.context_left - len(before))
+        if task.messages is None:
+            limit = min(limit, self._query.sampling.max_tokens - len(before))
+        self._unstarted.append(Flight(task, prompt, max(1, limit), before))
+
+    async def _prompt_of(self, task: Expand) -> messages.Prompt:
+        if task.messages is None:
+            return self._prompt
+        return await self._pool.prepare(tuple((m.role, m.content) for m in task.messages))
+
+    async def _before(self, task: Expand, prompt: messages.Prompt) -> tuple[int, ...]:
+        """The tokens that the task continues."""
+        before = task.parent.token_ids if task.parent else ()
+        if not task.append:
+            return before
+        while before and before[-1] in prompt.end_ids:
+            before = before[:-1]
+        return (*before, *await self._pool.encode(task.append))
 
     # Grading
 
@@ -372,9 +394,9 @@ class Driver:
         surplus = {task.id: task for task in self._search.surplus()}
         if not surplus:
             return
-        for task in [task for task in self._unstarted if task.id in surplus]:
-            self._unstarted.remove(task)
-            self._tell(task, Result(task.id, "cancelled"))
+        for flight in [one for one in self._unstarted if one.task.id in surplus]:
+            self._unstarted.remove(flight)
+            self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
         for flight in [one for one in self._waiting.values() if one.task.id in surplus]:
             del self._waiting[flight.task.id]
             self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
@@ -400,9 +422,7 @@ class Driver:
 
     def _abandon(self) -> None:
         """Tell the search of all that will not run any more."""
-        for task in self._unstarted:
-            self._tell(task, Result(task.id, "cancelled"))
-        for flight in self._waiting.values():
+        for flight in (*self._unstarted, *self._waiting.values()):
             self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
         for grading in self._ungraded:
             self._tell(grading.task, grading.result("cancelled"))

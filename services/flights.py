@@ -32,8 +32,11 @@ class Flight:
     """One `Expand` under way."""
 
     task: Expand
+    prompt: messages.Prompt
     limit: int
     """The tokens it may add at most."""
+    before: tuple[int, ...] = ()
+    """The tokens it continues: the parent's, and what is put after them."""
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     logprob: float = 0.0
@@ -49,29 +52,26 @@ class Flight:
         """The tokens it may still add."""
         return self.limit - len(self.token_ids)
 
-    def prompt_tokens(self, prompt: messages.Prompt) -> int:
+    @property
+    def prompt_tokens(self) -> int:
         """The length of the prompt of its next call."""
-        parent = len(self.task.parent.token_ids) if self.task.parent else 0
-        return len(prompt.token_ids) + parent + len(self.token_ids)
+        return len(self.prompt.token_ids) + len(self.before) + len(self.token_ids)
 
-    def fund(self, op: str, tokens: int, prompt: messages.Prompt, prices: Prices) -> None:
+    def fund(self, op: str, tokens: int, prices: Prices) -> None:
         """Begin the call `op`, with what to hold so that it may make `tokens` tokens."""
         first = 0 if self.cost.candidates else 1
         cost = Cost(
-            prompt_tokens=self.prompt_tokens(prompt), completion_tokens=tokens, candidates=first
+            prompt_tokens=self.prompt_tokens, completion_tokens=tokens, candidates=first
         )
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
-    def call(
-        self, call_id: str, query: Query, prompt: messages.Prompt, delimiter: str, stream: bool
-    ) -> messages.Generate:
+    def call(self, call_id: str, query: Query, delimiter: str, stream: bool) -> messages.Generate:
         """Its next call, for what was funded."""
         task, sampling = self.task, query.sampling
-        parent = task.parent.token_ids if task.parent else ()
-        made = len(parent) + len(self.token_ids)
+        made = len(self.before) + len(self.token_ids)
         return messages.Generate(
             id=call_id,
-            prompt_ids=(*prompt.token_ids, *parent, *self.token_ids),
+            prompt_ids=(*self.prompt.token_ids, *self.before, *self.token_ids),
             max_tokens=self.held.completion_tokens,
             temperature=sampling.temperature if task.temperature is None else task.temperature,
             top_p=sampling.top_p,
@@ -91,7 +91,7 @@ class Flight:
             self.losses += 1
             cost = replace(self.held, candidates=0)
         else:
-            counted = bool(self.cost.candidates) or made.completion_tokens == 0
+            counted = bool(self.cost.candidates) or not self._ends_a_candidate(made)
             cost = Cost(
                 prompt_tokens=made.prompt_tokens,
                 cached_tokens=made.cached_tokens,
@@ -106,6 +106,12 @@ class Flight:
         self.worker = made.worker or self.worker
         return cost
 
+    def _ends_a_candidate(self, made: messages.Generated) -> bool:
+        """Whether a call made a candidate of its own; one more step of a partial one isn't."""
+        if made.completion_tokens == 0 or made.finish == "step":
+            return False
+        return self.task.until == "end" or made.finish == "stop"
+
     def result(
         self,
         status: Literal["done", "failed", "cancelled"],
@@ -116,8 +122,8 @@ class Flight:
         parent = self.task.parent or Candidate(())
         candidate = Candidate(
             path=self.task.path,
-            text=parent.text + self.text,
-            token_ids=(*parent.token_ids, *self.token_ids),
+            text=parent.text + self.task.append + self.text,
+            token_ids=(*self.before, *self.token_ids),
             finish=finish,
             logprob=(parent.logprob or 0.0) + self.logprob,
         )

@@ -93,6 +93,10 @@ class FakePool:
             raise PromptTooLong(f"The prompt has {len(token_ids)} tokens: too many.", "messages")
         return Prompt(token_ids, self._context - len(token_ids))
 
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """See `workers.ports.Pool`."""
+        return tuple(text.encode())
+
     def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
         """See `workers.ports.Pool`."""
         return self._carry(

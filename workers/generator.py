@@ -28,6 +28,10 @@ class Generator(EngineReplica):
         """The conversation in the model's own tokens; raises PromptTooLong or InvalidOption."""
         return await self._sampler.prepare(messages)
 
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """The text in the model's own tokens, with nothing around it."""
+        return self._sampler.encode(text)
+
     async def generate(
         self, batch: tuple[Generate, ...]
     ) -> AsyncIterator[str | tuple[GenerationEvent, ...]]:

@@ -12,10 +12,14 @@ from typing import Literal, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation as the model reads it. `context_left` is how many tokens may still follow."""
+    """A conversation as the model reads it. `context_left` is how many tokens may still follow.
+
+    `end_ids` are the tokens with which the model ends a reply.
+    """
 
     token_ids: tuple[int, ...]
     context_left: int
+    end_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

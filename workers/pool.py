@@ -8,7 +8,15 @@ or was never there; and when the stream is closed, nothing of it goes on in an e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Sequence,
+)
 from contextlib import aclosing
 from contextvars import Context
 from functools import partial
@@ -72,15 +80,23 @@ class ServePool:
 
     async def prepare(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
         """See `workers.ports.Pool`."""
+        prompt: Prompt = await self._patiently(self._generator.prepare.remote(messages))
+        return prompt
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """See `workers.ports.Pool`."""
+        token_ids: tuple[int, ...] = await self._patiently(self._generator.encode.remote(text))
+        return token_ids
+
+    async def _patiently(self, reply: Awaitable[Any]) -> Any:
         try:
             async with asyncio.timeout(self._patience):
-                prompt: Prompt = await self._generator.prepare.remote(messages)
+                return await reply
         except InvalidOption as refused:
             # Ray hands on a wrapper, with a remote traceback for a message.
             raise getattr(refused, "cause", refused) from None
         except (TimeoutError, *_TRANSPORT_ERRORS) as lost:
             raise WorkersUnavailable(f"No generator answers: {_summary(lost)}") from lost
-        return prompt
 
     def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""

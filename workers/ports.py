@@ -22,6 +22,12 @@ class Pool(Protocol):
         chat template refuses it, WorkersUnavailable when no generator answers.
         """
 
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """A piece of text in the model's own tokens, with nothing around it.
+
+        Raises WorkersUnavailable when no generator answers.
+        """
+
     def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
         """Run the batch; every call ends in exactly one `Generated`, in the order they finish.
 

@@ -41,6 +41,9 @@ class Sampler:
         self._worker = worker
         self._tokenizer: Any = llm.get_tokenizer()
         self._context: int = llm.model_config.max_model_len
+        self._end_ids = tuple(
+            token for token in (self._tokenizer.eos_token_id,) if token is not None
+        )
         self._longest_token = max(map(len, self._tokenizer.get_vocab()))
 
     async def prepare(self, messages: Messages) -> Prompt:
@@ -56,7 +59,11 @@ class Sampler:
         left = self._context - len(token_ids)
         if left < 1:
             raise self._too_long(f"{len(token_ids)} tokens")
-        return Prompt(tuple(token_ids), left)
+        return Prompt(tuple(token_ids), left, self._end_ids)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The text in the model's own tokens, with nothing around it."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _tokenise(self, messages: Messages) -> list[int]:
         try:
