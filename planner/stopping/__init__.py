@@ -14,6 +14,8 @@ from planner.errors import InvalidOption
 from planner.stopping.base import Rule, View
 from planner.stopping.beta import Beta
 from planner.stopping.certain import Certain
+from planner.stopping.consensus import Consensus
+from planner.stopping.window import Window
 
 
 def _certain(setting: str | None) -> Rule:
@@ -23,13 +25,45 @@ def _certain(setting: str | None) -> Rule:
 
 
 def _beta(setting: str | None) -> Rule:
-    threshold = float(setting) if setting is not None else 0.95
+    threshold = 0.95 if setting is None else _number(setting)
     if not 0.5 < threshold < 1.0:
         raise ValueError("its threshold must be between 0.5 and 1")
     return Beta(threshold)
 
 
-RULES: dict[str, Callable[[str | None], Rule]] = {"certain": _certain, "beta": _beta}
+def _window(setting: str | None) -> Rule:
+    size = 5 if setting is None else _whole(setting)
+    if size < 2:
+        raise ValueError("its window must hold at least 2 candidates")
+    return Window(size)
+
+
+def _consensus(setting: str | None) -> Rule:
+    answers = 5 if setting is None else _whole(setting)
+    if answers < 2:
+        raise ValueError("it must ask for at least 2 equal answers")
+    return Consensus(answers)
+
+
+def _number(setting: str) -> float:
+    try:
+        return float(setting)
+    except ValueError:
+        raise ValueError(f"{setting!r} is not a number") from None
+
+
+def _whole(setting: str) -> int:
+    if not setting.strip().isdecimal() or len(setting) > 9:
+        raise ValueError(f"{setting!r} is not a whole number that it could count to")
+    return int(setting)
+
+
+RULES: dict[str, Callable[[str | None], Rule]] = {
+    "certain": _certain,
+    "beta": _beta,
+    "window": _window,
+    "consensus": _consensus,
+}
 
 
 @dataclass(frozen=True, slots=True)
