@@ -15,6 +15,7 @@ from planner.stopping.base import Rule, View
 from planner.stopping.beta import Beta
 from planner.stopping.certain import Certain
 from planner.stopping.consensus import Consensus
+from planner.stopping.marginal import Marginal
 from planner.stopping.window import Window
 
 
@@ -45,6 +46,13 @@ def _consensus(setting: str | None) -> Rule:
     return Consensus(answers)
 
 
+def _marginal(setting: str | None) -> Rule:
+    price = 0.01 if setting is None else _number(setting)
+    if not 0.0 < price < 100.0:
+        raise ValueError("its price, in points of accuracy a candidate, must be between 0 and 100")
+    return Marginal(price)
+
+
 def _number(setting: str) -> float:
     try:
         return float(setting)
@@ -63,6 +71,7 @@ RULES: dict[str, Callable[[str | None], Rule]] = {
     "beta": _beta,
     "window": _window,
     "consensus": _consensus,
+    "marginal": _marginal,
 }
 
 
