@@ -1,7 +1,8 @@
 """Stopping rules: one a file, composed with `+` (`beta:0.95+certain`).
 
-`certain` is part of every composition, as it can't change an answer; `none` alone takes every
-candidate.
+Some words say what holds anyway and change nothing: `certain` is part of every composition, as it
+can't change an answer; `deadline` and `budget` end every search, whatever its rule, where the
+request has them, and that is the driver's doing. `none` alone takes every candidate.
 """
 
 from __future__ import annotations
@@ -17,12 +18,6 @@ from planner.stopping.certain import Certain
 from planner.stopping.consensus import Consensus
 from planner.stopping.marginal import Marginal
 from planner.stopping.window import Window
-
-
-def _certain(setting: str | None) -> Rule:
-    if setting is not None:
-        raise ValueError("it takes no setting")
-    return Certain()
 
 
 def _beta(setting: str | None) -> Rule:
@@ -66,8 +61,9 @@ def _whole(setting: str) -> int:
     return int(setting)
 
 
+ALWAYS = ("certain", "deadline", "budget")
+
 RULES: dict[str, Callable[[str | None], Rule]] = {
-    "certain": _certain,
     "beta": _beta,
     "window": _window,
     "consensus": _consensus,
@@ -103,18 +99,18 @@ def parse(text: str) -> Stop:
     rules: list[Rule] = [Certain()]
     for part in text.split("+"):
         name, colon, setting = part.strip().partition(":")
+        if name in ALWAYS and not colon:
+            continue
         if name not in RULES:
-            known = ", ".join([*RULES, "none"])
+            known = ", ".join([*ALWAYS, *RULES, "none"])
             raise InvalidOption(
                 f"stop must be made of {known}, joined by '+', not {part!r}.", "longthink.stop"
             )
         try:
-            rule = RULES[name](setting if colon else None)
+            rules.append(RULES[name](setting if colon else None))
         except ValueError as error:
             raise InvalidOption(f"stop {part!r}: {error}.", "longthink.stop") from None
-        if not isinstance(rule, Certain):
-            rules.append(rule)
     return Stop(tuple(rules))
 
 
-__all__ = ["RULES", "Rule", "Stop", "View", "parse"]
+__all__ = ["ALWAYS", "RULES", "Rule", "Stop", "View", "parse"]
