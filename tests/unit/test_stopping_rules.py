@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.domain import Stopped
+from planner.domain import Query, Result, Stopped, Task
+from planner.search import Setup, search
 from planner.selection import selector
 from planner.stopping import ALWAYS, RULES, View, parse
 from planner.tally import Tally
@@ -103,3 +106,20 @@ def test_rule_has_a_default_and_says_that_it_is_confident(name: str) -> None:
     rule = parse(name)
     assert rule.verdict(View(tally_of([1]), MAJORITY, 50)) is None
     assert rule.verdict(View(tally_of([1] * 20), MAJORITY, 50)) is Stopped.CONFIDENT
+
+
+@given(st.sampled_from(EXACT), st.randoms(use_true_random=False), st.integers(1, 64))
+def test_nothing_is_in_flight_in_a_vote_when_a_rule_fires(
+    text: str, dice: random.Random, room: int
+) -> None:
+    """What is started within the horizon is all needed, in whatever order it comes."""
+    setup = Setup(Query(()), 64, MAJORITY, parse(text), grades=False)
+    vote = search("majority", setup)
+    flying: list[Task] = []
+    while not vote.done:
+        flying.extend(vote.ask(room - len(flying)))
+        task = flying.pop(dice.randrange(len(flying)))
+        candidate = finished(len(flying), dice.choice([1, 1, 1, 2, 2, 3, None]))
+        vote.tell(task, Result(task.id, "done", candidate))
+    if vote.stopped is Stopped.CONFIDENT:
+        assert flying == []
