@@ -1,7 +1,7 @@
 """The tally: finished candidates, grouped by their canonical answer.
 
-Counting a candidate or its grade takes constant time whatever is there already, and gives the same
-tally in whatever order the candidates come.
+Counting a candidate or its grade takes constant time whatever is there already. In whatever order
+the candidates come the tally is the same; `streak` alone tells of the order.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ class Tally:
     """The most votes that any answer has."""
     runner_up_count: int = 0
     """The most votes that any other answer has."""
+    streak: int = 0
+    """How many of the latest candidates, one after another, gave the answer that the last one did;
+    0 where that gave none."""
     _leader: Group | None = None
+    _latest: Group | None = None
 
     @property
     def voters(self) -> int:
@@ -80,6 +84,7 @@ class Tally:
             group._take(candidate)
         if candidate.score is not None:
             self._score(group, candidate.score)
+        self._follow(group)
         if group.answer is not None:
             self._lead(group)
 
@@ -103,6 +108,13 @@ class Tally:
         self.graded += 1
         group.graded += 1
         group.score_sum += score
+
+    def _follow(self, group: Group) -> None:
+        if group.answer is None:
+            self.streak = 0
+        else:
+            self.streak = self.streak + 1 if group is self._latest else 1
+        self._latest = group
 
     def _lead(self, group: Group) -> None:
         # Counts only grow, so only the group that grew can have changed the first two.

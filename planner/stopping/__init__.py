@@ -1,7 +1,8 @@
 """Stopping rules: one a file, composed with `+` (`beta:0.95+certain`).
 
-`certain` is part of every composition, as it can't change an answer; `none` alone takes every
-candidate.
+Some words say what holds anyway and change nothing: `certain` is part of every composition, as it
+can't change an answer; `deadline` and `budget` end every search, whatever its rule, where the
+request has them, and that is the driver's doing. `none` alone takes every candidate.
 """
 
 from __future__ import annotations
@@ -14,22 +15,60 @@ from planner.errors import InvalidOption
 from planner.stopping.base import Rule, View
 from planner.stopping.beta import Beta
 from planner.stopping.certain import Certain
-
-
-def _certain(setting: str | None) -> Rule:
-    if setting is not None:
-        raise ValueError("it takes no setting")
-    return Certain()
+from planner.stopping.consensus import Consensus
+from planner.stopping.marginal import Marginal
+from planner.stopping.window import Window
 
 
 def _beta(setting: str | None) -> Rule:
-    threshold = float(setting) if setting is not None else 0.95
+    threshold = 0.95 if setting is None else _number(setting)
     if not 0.5 < threshold < 1.0:
         raise ValueError("its threshold must be between 0.5 and 1")
     return Beta(threshold)
 
 
-RULES: dict[str, Callable[[str | None], Rule]] = {"certain": _certain, "beta": _beta}
+def _window(setting: str | None) -> Rule:
+    size = 5 if setting is None else _whole(setting)
+    if size < 2:
+        raise ValueError("its window must hold at least 2 candidates")
+    return Window(size)
+
+
+def _consensus(setting: str | None) -> Rule:
+    answers = 5 if setting is None else _whole(setting)
+    if answers < 2:
+        raise ValueError("it must ask for at least 2 equal answers")
+    return Consensus(answers)
+
+
+def _marginal(setting: str | None) -> Rule:
+    price = 0.01 if setting is None else _number(setting)
+    if not 0.0 < price < 100.0:
+        raise ValueError("its price, in points of accuracy a candidate, must be between 0 and 100")
+    return Marginal(price)
+
+
+def _number(setting: str) -> float:
+    try:
+        return float(setting)
+    except ValueError:
+        raise ValueError(f"{setting!r} is not a number") from None
+
+
+def _whole(setting: str) -> int:
+    if not setting.strip().isdecimal() or len(setting) > 9:
+        raise ValueError(f"{setting!r} is not a whole number that it could count to")
+    return int(setting)
+
+
+ALWAYS = ("certain", "deadline", "budget")
+
+RULES: dict[str, Callable[[str | None], Rule]] = {
+    "beta": _beta,
+    "window": _window,
+    "consensus": _consensus,
+    "marginal": _marginal,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +99,18 @@ def parse(text: str) -> Stop:
     rules: list[Rule] = [Certain()]
     for part in text.split("+"):
         name, colon, setting = part.strip().partition(":")
+        if name in ALWAYS and not colon:
+            continue
         if name not in RULES:
-            known = ", ".join([*RULES, "none"])
+            known = ", ".join([*ALWAYS, *RULES, "none"])
             raise InvalidOption(
                 f"stop must be made of {known}, joined by '+', not {part!r}.", "longthink.stop"
             )
         try:
-            rule = RULES[name](setting if colon else None)
+            rules.append(RULES[name](setting if colon else None))
         except ValueError as error:
             raise InvalidOption(f"stop {part!r}: {error}.", "longthink.stop") from None
-        if not isinstance(rule, Certain):
-            rules.append(rule)
     return Stop(tuple(rules))
 
 
-__all__ = ["RULES", "Rule", "Stop", "View", "parse"]
+__all__ = ["ALWAYS", "RULES", "Rule", "Stop", "View", "parse"]

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.domain import Candidate, Finish, Stopped
+from planner.domain import Stopped
 from planner.errors import InvalidOption
 from planner.selection import SELECTORS, selector
 from planner.stopping import View, parse
-from planner.stopping.beta import majority_probability
-from planner.tally import Tally
-
-
-def tally_of(answers: Sequence[int | None], scores: Sequence[float] | None = None) -> Tally:
-    """A tally of finished candidates with these answers (None: gives none)."""
-    tally = Tally()
-    for index, answer in enumerate(answers):
-        text = "no idea" if answer is None else f"#### {answer}"
-        score = None if scores is None else scores[index]
-        tally.add(Candidate((index,), text, finish=Finish.STOP, score=score))
-    return tally
+from planner.stopping.beta import Beta
+from tests.unit.votes import counted, tally_of
 
 
 @pytest.mark.parametrize(
@@ -41,35 +30,43 @@ def tally_of(answers: Sequence[int | None], scores: Sequence[float] | None = Non
 def test_beta_stops_where_adaptive_consistency_does(
     v1: int, v2: int, probability: float, stops: bool
 ) -> None:
-    """The published probabilities, and the published decisions at 0.95."""
-    assert majority_probability(v1, v2) == pytest.approx(probability, abs=1e-6)
+    """The published decisions at 0.95, and the published probabilities: they are where it turns."""
     view = View(tally_of([1] * v1 + [2] * v2), selector("majority"), remaining=50)
     assert (parse("beta:0.95").verdict(view) is Stopped.CONFIDENT) is stops
+    assert Beta(probability - 1e-6).verdict(view) is Stopped.CONFIDENT
+    assert Beta(probability + 1e-6).verdict(view) is None
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_beta_agrees_with_a_count_of_coin_tosses(v1: int, v2: int) -> None:
-    """The closed form is the chance of at most v2 heads... counted the slow way."""
+@given(st.integers(0, 60), st.integers(0, 60), st.floats(0.501, 0.999))
+def test_beta_agrees_with_a_count_of_coin_tosses(one: int, other: int, threshold: float) -> None:
+    """It stops where the posterior, summed up the slow way, reaches the threshold."""
+    v1, v2 = max(one, other), min(one, other)
     pascal = [1]
     for _ in range(v1 + v2 + 1):
         pascal = [a + b for a, b in zip([0, *pascal], [*pascal, 0], strict=True)]
-    slow = sum(pascal[v2 + 1 :]) / sum(pascal)
-    assert majority_probability(v1, v2) == pytest.approx(slow, abs=1e-12)
+    slow = 1.0 - sum(pascal[: v2 + 1]) / sum(pascal)
+    verdict = Beta(threshold).verdict(counted(v1, v2, v1 + v2, 9))
+    assert (verdict is not None) is (slow >= threshold)
 
 
-@given(st.lists(st.integers(1, 4), max_size=12))
-def test_horizon_of_beta_is_the_soonest_it_could_fire(answers: list[int]) -> None:
-    """With as many more votes for the leader it fires, with one less it doesn't."""
-    rule, majority = parse("beta:0.9"), selector("majority")
-    tally = tally_of(answers)
-    if rule.verdict(View(tally, majority, 1)):
-        return
-    horizon = rule.horizon(View(tally, majority, 100))
-    assert horizon is not None
-    leader = max(set(answers), key=answers.count, default=1)
-    for more, fires in ((horizon, True), (horizon - 1, False)):
-        view = View(tally_of([*answers, *[leader] * more]), majority, 100)
-        assert (rule.verdict(view) is not None) is fires
+FEWEST_VOTES = {
+    0.80: (2, 3, 5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 21, 22, 23, 24, 25, 26, 27),
+    0.90: (3, 5, 6, 8, 9, 11, 12, 13, 15, 16, 17, 19, 20, 21, 22, 23, 25, 26, 27, 28, 30, 31),
+    0.95: (4, 6, 8, 9, 11, 12, 14, 15, 17, 18, 19, 21, 22, 23, 25, 26, 27, 29, 30, 31, 32, 34),
+    0.99: (6, 9, 11, 13, 14, 16, 18, 19, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 35, 37, 38, 40),
+}
+"""By threshold: the fewest votes for the leader at which the authors' own package
+(adaptive_consistency 1.0.0) stops where the runner-up has 0, 1, 2, ... votes."""
+
+
+@pytest.mark.parametrize("threshold", sorted(FEWEST_VOTES))
+def test_beta_decides_like_the_package_of_its_authors(threshold: float) -> None:
+    """It goes on below the package's count of votes, and stops from there on."""
+    rule = parse(f"beta:{threshold}")
+    for v2, fewest in enumerate(FEWEST_VOTES[threshold]):
+        for v1 in range(v2, fewest + 3):
+            verdict = rule.verdict(counted(v1, v2, v1 + v2, 99))
+            assert (verdict is Stopped.CONFIDENT) is (v1 >= fewest)
 
 
 @given(
@@ -106,7 +103,13 @@ def test_none_takes_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "beta:2", "beta:x", "beta:", "certain:1", "nonsense", "beta:0.95+", "none+beta"]
+    "text",
+    [
+        *("", "beta:2", "beta:x", "beta:", "beta:nan", "certain:1", "nonsense", "beta:0.95+"),
+        *("none+beta", "window:1", "window:2.5", "window:-5", "window:" + "9" * 5000),
+        *("consensus:1", "consensus:", "consensus:many", "deadline:3", "budget:", "marginal:0"),
+        *("marginal:-1", "marginal:nan", "marginal:inf", "marginal:cheap", "marginal:100"),
+    ],
 )
 def test_wrong_rule_is_refused_by_name(text: str) -> None:
     """What can't be a rule is an invalid option that says so."""
