@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from planner.confidence import token_confidence
 from planner.domain import (
     Candidate,
     Cost,
@@ -37,6 +38,8 @@ class Flight:
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     logprob: float = 0.0
+    confidences: list[float] = field(default_factory=list)
+    """Those of its tokens, where log-probabilities are asked for."""
     cost: Cost = Cost()
     op: str = ""
     """The operation id of its present call."""
@@ -63,7 +66,14 @@ class Flight:
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
     def call(
-        self, call_id: str, query: Query, prompt: messages.Prompt, delimiter: str, stream: bool
+        self,
+        call_id: str,
+        query: Query,
+        prompt: messages.Prompt,
+        delimiter: str,
+        *,
+        stream: bool,
+        top_logprobs: int,
     ) -> messages.Generate:
         """Its next call, for what was funded."""
         task, sampling = self.task, query.sampling
@@ -78,8 +88,18 @@ class Flight:
             seed=derive_seed(query.seed, task.path, made),
             stop=sampling.stop,
             delimiters=(delimiter,) if task.until == "step" else (),
+            top_logprobs=top_logprobs,
+            floor=task.floor,
+            confidences=self._last_confidences(),
             stream=stream,
         )
+
+    def _last_confidences(self) -> tuple[float, ...]:
+        """Those of the tokens that share a window with the next one."""
+        if self.task.floor is None:
+            return ()
+        before = self.task.parent.token_confidences if self.task.parent else ()
+        return (*before, *self.confidences)[-self.task.floor.window :]
 
     def take(self, made: messages.Generated, prices: Prices) -> Cost:
         """Add what a call made; returns what the call cost.
@@ -103,6 +123,7 @@ class Flight:
         self.token_ids.extend(made.token_ids)
         self.text += made.text
         self.logprob += made.logprob or 0.0
+        self.confidences.extend(map(token_confidence, made.top_logprobs))
         self.worker = made.worker or self.worker
         return cost
 
@@ -120,6 +141,7 @@ class Flight:
             token_ids=(*parent.token_ids, *self.token_ids),
             finish=finish,
             logprob=(parent.logprob or 0.0) + self.logprob,
+            token_confidences=(*parent.token_confidences, *self.confidences),
         )
         made = candidate if self.token_ids or status == "done" else None
         return Result(self.task.id, status, made, self.cost, error, self.worker)
