@@ -105,6 +105,7 @@ class Finish(StrEnum):
     STEP = "step"  # a step delimiter: it can be continued
     LENGTH = "length"  # the candidate's own max_tokens, or the model's context
     BUDGET = "budget"  # the request's budget ran out under it
+    DOUBTFUL = "doubtful"  # the model was less sure of it than its floor says
     CANCELLED = "cancelled"
 
 
@@ -114,6 +115,7 @@ class Candidate:
 
     Continue it from `token_ids`, never from `text` tokenised again. `step_scores` are in [0, 1],
     one per graded step; `score` is their aggregate or an outcome reward, in [0, 1].
+    `token_confidences` has one for each token (see `planner.confidence`), if they were asked for.
     """
 
     path: Path
@@ -123,6 +125,7 @@ class Candidate:
     logprob: float | None = None
     step_scores: tuple[float, ...] = ()
     score: float | None = None
+    token_confidences: tuple[float, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -135,13 +138,21 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Floor:
+    """The least that the mean confidence of any `window` tokens in a row may be, in nats."""
+
+    confidence: float
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
 class Expand:
     """Sample one continuation of `parent` (of the query itself, if None) as the node `path`.
 
     It ends at the next step delimiter or at the end of the answer. `max_tokens` bounds the
-    continuation, `temperature` overrides the query's. `append` is put after the parent before it
-    goes on (a parent that the model had ended is opened again). `messages` are asked instead of
-    the query's; what comes back is then the reply to them.
+    continuation, `temperature` overrides the query's. Under its `floor` the candidate is given up.
+    `append` is put after the parent before it goes on (a parent that the model had ended is opened
+    again). `messages` are asked instead of the query's; what comes back is the reply to them.
     """
 
     path: Path
@@ -151,6 +162,7 @@ class Expand:
     until: Literal["step", "end"] = "end"
     max_tokens: int | None = None
     temperature: float | None = None
+    floor: Floor | None = None
 
     @property
     def id(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from planner.answers import answer_of
+from planner.confidence import own_confidence
 from planner.domain import Candidate, Finish, Path, Vote
 
 
@@ -20,6 +21,8 @@ class Group:
     count: int = 0
     graded: int = 0
     score_sum: float = 0.0
+    confident: int = 0
+    confidence_sum: float = 0.0
     first: Path = ()
     best: Candidate = field(default_factory=lambda: Candidate(()))
 
@@ -50,6 +53,12 @@ class Tally:
     silent: Group | None = None
     finished: int = 0
     graded: int = 0
+    confident: int = 0
+    """How many of them came with log-probabilities."""
+    confidence_sum: float = 0.0
+    """The sum of their lowest group confidences."""
+    doubtful: int = 0
+    """How many were given up because the model was unsure of them; they aren't among the others."""
     partial: Candidate | None = None
     """The longest candidate that was cut, to fall back on where nothing finished."""
 
@@ -71,6 +80,7 @@ class Tally:
     def add(self, candidate: Candidate) -> None:
         """Count a candidate that has ended; one that was only cut is kept as a last resort."""
         if not candidate.finished:
+            self.doubtful += candidate.finish is Finish.DOUBTFUL
             if self.partial is None or _longer(candidate, self.partial):
                 self.partial = candidate
             return
@@ -85,6 +95,8 @@ class Tally:
         if candidate.score is not None:
             self._score(group, candidate.score)
         self._follow(group)
+        if candidate.token_confidences:
+            self._trust(group, own_confidence(candidate.token_confidences))
         if group.answer is not None:
             self._lead(group)
 
@@ -115,6 +127,12 @@ class Tally:
         else:
             self.streak = self.streak + 1 if group is self._latest else 1
         self._latest = group
+
+    def _trust(self, group: Group, confidence: float) -> None:
+        self.confident += 1
+        self.confidence_sum += confidence
+        group.confident += 1
+        group.confidence_sum += confidence
 
     def _lead(self, group: Group) -> None:
         # Counts only grow, so only the group that grew can have changed the first two.

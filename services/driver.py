@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any, TypeAlias
 
+from planner.confidence import TOP
 from planner.domain import (
     Candidate,
     Cost,
@@ -290,7 +291,8 @@ class Driver:
                     self._call_id(flight.op),
                     self._query,
                     self._manner.step_delimiter,
-                    self._stream,
+                    stream=self._stream,
+                    top_logprobs=TOP if self._search.needs_logprobs else 0,
                 )
                 self._flying[call.id] = flight
                 batch.append(call)

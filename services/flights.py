@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from planner.confidence import token_confidence
 from planner.domain import (
     Candidate,
     Cost,
@@ -39,7 +40,9 @@ class Flight:
     """The tokens it continues: the parent's, and what is put after them."""
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
-    logprob: float = 0.0
+    logprob: float | None = None
+    confidences: list[float] = field(default_factory=list)
+    """Those of its tokens, where log-probabilities are asked for."""
     cost: Cost = Cost()
     op: str = ""
     """The operation id of its present call."""
@@ -60,12 +63,12 @@ class Flight:
     def fund(self, op: str, tokens: int, prices: Prices) -> None:
         """Begin the call `op`, with what to hold so that it may make `tokens` tokens."""
         first = 0 if self.cost.candidates else 1
-        cost = Cost(
-            prompt_tokens=self.prompt_tokens, completion_tokens=tokens, candidates=first
-        )
+        cost = Cost(prompt_tokens=self.prompt_tokens, completion_tokens=tokens, candidates=first)
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
-    def call(self, call_id: str, query: Query, delimiter: str, stream: bool) -> messages.Generate:
+    def call(
+        self, call_id: str, query: Query, delimiter: str, *, stream: bool, top_logprobs: int
+    ) -> messages.Generate:
         """Its next call, for what was funded."""
         task, sampling = self.task, query.sampling
         made = len(self.before) + len(self.token_ids)
@@ -78,8 +81,18 @@ class Flight:
             seed=derive_seed(query.seed, task.path, made),
             stop=sampling.stop,
             delimiters=(delimiter,) if task.until == "step" else (),
+            top_logprobs=top_logprobs,
+            floor=task.floor,
+            confidences=self._last_confidences(),
             stream=stream,
         )
+
+    def _last_confidences(self) -> tuple[float, ...]:
+        """Those of the tokens that share a window with the next one."""
+        if self.task.floor is None:
+            return ()
+        before = self.task.parent.token_confidences if self.task.parent else ()
+        return (*before, *self.confidences)[-self.task.floor.window :]
 
     def take(self, made: messages.Generated, prices: Prices) -> Cost:
         """Add what a call made; returns what the call cost.
@@ -102,7 +115,8 @@ class Flight:
         self.cost += cost
         self.token_ids.extend(made.token_ids)
         self.text += made.text
-        self.logprob += made.logprob or 0.0
+        self.logprob = _sum(self.logprob, made.logprob)
+        self.confidences.extend(map(token_confidence, made.top_logprobs))
         self.worker = made.worker or self.worker
         return cost
 
@@ -125,7 +139,8 @@ class Flight:
             text=parent.text + self.task.append + self.text,
             token_ids=(*self.before, *self.token_ids),
             finish=finish,
-            logprob=(parent.logprob or 0.0) + self.logprob,
+            logprob=_sum(parent.logprob, self.logprob),
+            token_confidences=(*parent.token_confidences, *self.confidences),
         )
         made = candidate if self.token_ids or status == "done" else None
         return Result(self.task.id, status, made, self.cost, error, self.worker)
@@ -178,3 +193,10 @@ class Grading:
     ) -> Result:
         """How the task ended."""
         return Result(self.task.id, status, candidate, self.cost, error, worker)
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    """The sum of what is known of both."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other

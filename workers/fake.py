@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+from planner.confidence import Watch
 from planner.errors import InvalidOption, PromptTooLong
 from workers.messages import Generate, Generated, GenerationEvent, Grade, Graded, Prompt, Tokens
 
@@ -21,6 +22,7 @@ Fault: TypeAlias = Literal["failed", "lost", "hang"]
 Messages: TypeAlias = tuple[tuple[str, str], ...]
 
 _ROLES = ("system", "user", "assistant")
+_CONFIDENCE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,13 @@ class Script:
     """What a call comes to: `text`, evenly over `seconds`, and then its fault, if it has one.
 
     A text that nothing cuts ends as if by the model's own will; "hang" ends only when cancelled.
+    `confidences` are those of its tokens, and 0.5 that of any beyond them.
     """
 
     text: str = ""
     seconds: float = 0.0
     fault: Fault | None = None
+    confidences: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,8 @@ class _Writing:
         self._totals = totals
         self._tokens, self._shown, self._finish = _cut(script.text, request)
         self._made = 0
+        self._logprobs: list[tuple[float, ...]] = []
+        self._watch = Watch(request.floor, request.confidences)
 
     async def run(self, emit: Callable[[Tokens], None]) -> Generated:
         """Make the tokens one after the other, until they're made or nobody wants them."""
@@ -179,6 +185,8 @@ class _Writing:
                 token = self._tokens[self._made - 1]
                 emit(Tokens(self.id, text.removeprefix(said), (token,)))
             said = text
+            if self._watch.fallen:
+                return self._ended("doubtful")
         match self._script.fault:
             case "failed":
                 return self._ended("failed", "It failed, as scripted.")
@@ -196,23 +204,26 @@ class _Writing:
         self._totals["completion_tokens"] += 1
         if self._made == 1:
             self._totals["prompt_tokens"] += len(self._request.prompt_ids)
+        if asked := self._request.top_logprobs:
+            confidence = next(iter(self._script.confidences[self._made - 1 :]), _CONFIDENCE)
+            self._logprobs.append((-confidence,) * asked)
+            self._watch.saw(self._logprobs[-1])
 
     def _text(self) -> str:
         return _decoded(self._tokens[: self._made])[: len(self._shown)]
 
     def _ended(
         self,
-        finish: Literal["stop", "step", "length", "cancelled", "failed"],
+        finish: Literal["stop", "step", "length", "doubtful", "cancelled", "failed"],
         error: str | None = None,
     ) -> Generated:
-        asked = self._request.top_logprobs
         return Generated(
             self.id,
             finish,
             text=self._text(),
             token_ids=tuple(self._tokens[: self._made]),
-            logprob=-0.5 * self._made if asked else None,
-            top_logprobs=((-0.5,) * asked,) * self._made if asked else (),
+            logprob=sum(first for first, *_ in self._logprobs) if self._logprobs else None,
+            top_logprobs=tuple(self._logprobs),
             prompt_tokens=len(self._request.prompt_ids) if self._made else 0,
             completion_tokens=self._made,
             worker=self._worker,

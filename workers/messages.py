@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from planner.domain import Floor
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -30,7 +32,9 @@ class Generate:
     Each of `stop` and of `delimiters` ends it. A delimiter stays in what comes back, since it
     belongs to its step; a stop string of the user doesn't. `stream` asks for `Tokens`
     as they come. `top_logprobs` above zero asks for the log-probabilities of that many tokens a
-    position. Of calls that wait, those of the lowest `priority` run first.
+    position. With them, a call is given up as soon as its tokens fall under `floor`, to whose first
+    windows belong the tokens before it, with these `confidences` (see `planner.confidence`). Of
+    calls that wait, those of the lowest `priority` run first.
     """
 
     id: str
@@ -42,6 +46,8 @@ class Generate:
     stop: tuple[str, ...] = ()
     delimiters: tuple[str, ...] = ()
     top_logprobs: int = 0
+    floor: Floor | None = None
+    confidences: tuple[float, ...] = ()
     stream: bool = False
     priority: int = 0
 
@@ -60,13 +66,14 @@ class Generated:
     """How a `Generate` ended.
 
     `finish` is "stop" when the model or a stop string ended it, "step" for a step delimiter,
-    "length" at `max_tokens`, "cancelled", or "failed" (then `error` says why, and `lost` whether
-    the worker itself was lost, so that another may be tried). The counts are the engine's own:
-    what they add up to is what the engine's counters show.
+    "length" at `max_tokens`, "doubtful" when it fell under its floor (with its last token, too),
+    "cancelled", or "failed" (then `error` says why, and `lost` whether the worker itself was lost,
+    so that another may be tried). The counts are the engine's own: what they add up to is what the
+    engine's counters show.
     """
 
     id: str
-    finish: Literal["stop", "step", "length", "cancelled", "failed"]
+    finish: Literal["stop", "step", "length", "doubtful", "cancelled", "failed"]
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprob: float | None = None

@@ -7,6 +7,8 @@ What always holds:
   of the user is cut off, with what follows it in its last token. A step delimiter stays, with what
   its last token says beyond it, so that what continues `token_ids` continues `text` too.
 - The streamed pieces of a call, put together, are its `text` and `token_ids`.
+- Whether a call is doubtful hangs on its tokens alone. How many more the engine had made by the
+  time it heard of that, which is where the call ends, hangs on how busy it was.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from planner.confidence import Watch
 from planner.errors import InvalidOption, PromptTooLong
 from workers.messages import Generate, Generated, GenerationEvent, Prompt, Tokens
 
-Finish: TypeAlias = Literal["stop", "step", "length", "cancelled", "failed"]
+Finish: TypeAlias = Literal["stop", "step", "length", "doubtful", "cancelled", "failed"]
 Messages: TypeAlias = tuple[tuple[str, str], ...]
 
 
@@ -102,6 +105,9 @@ class Sampler:
                 priority=request.priority,
             ):
                 call.read(output)
+                if call.doubtful and not output.finished:
+                    # Read on, as after a cancellation: the last output says what was counted.
+                    await self._llm.abort(request.id)
             return self._end(call, output.outputs[0])
         except EngineDeadError as dead:
             return call.failed(f"The engine died: {dead}", self._worker, lost=True)
@@ -124,7 +130,7 @@ class Sampler:
         """What became of a call that the engine has finished."""
         finish: Finish = "stop"
         match last.finish_reason, last.stop_reason:
-            case "abort", _ if call.cancelled:
+            case "abort", _ if call.cancelled or call.doubtful:
                 finish = "cancelled"
             case "length", _:
                 finish = "length"
@@ -139,7 +145,7 @@ class Sampler:
                 call.cut(self._tokenizer.decode(call.token_ids[-1:], skip_special_tokens=True))
             case reason, _:
                 return call.failed(f"The engine ended it by itself: {reason}", self._worker)
-        return call.ended(finish, self._worker)
+        return call.ended("doubtful" if call.doubtful else finish, self._worker)
 
     def _decode(self, call: Sampling) -> str:
         """All that the tokens say, which vLLM cuts at a stop string even within a token."""
@@ -163,6 +169,7 @@ class Sampling:
         self._cached = 0
         self._logprob: float | None = None
         self._top_logprobs: list[tuple[float, ...]] = []
+        self._watch = Watch(request.floor, request.confidences)
         hidden = [stop for stop in request.stop if stop not in request.delimiters]
         # vLLM keeps either all stop strings in the text or none. With a delimiter among them it
         # must keep all, so the user's are cut off here; until the end, as many characters as
@@ -184,18 +191,31 @@ class Sampling:
             logprobs=request.top_logprobs or None,
             flat_logprobs=True,
             output_kind=(
-                RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
+                RequestOutputKind.DELTA if self._piecemeal else RequestOutputKind.FINAL_ONLY
             ),
         )
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether it has fallen under its floor."""
+        return self._watch.fallen
+
+    @property
+    def _piecemeal(self) -> bool:
+        """Whether its tokens have to be seen as they come."""
+        return self.request.stream or self.request.floor is not None
+
     def read(self, output: RequestOutput) -> None:
-        """Take in what came: all since the last output, or all there is if nothing is streamed."""
+        """Take in what came: all since the last output, or all there is if that comes at once."""
         new = output.outputs[0]
         self.text += new.text
         self.token_ids += new.token_ids
         self._cached = output.num_cached_tokens or 0
         self._logprob = new.cumulative_logprob
-        self._top_logprobs += _top(new.logprobs, self.request.top_logprobs)
+        top_logprobs = _top(new.logprobs, self.request.top_logprobs)
+        self._top_logprobs += top_logprobs
+        for logprobs in top_logprobs:
+            self._watch.saw(logprobs)
         if self.request.stream and not output.finished:
             self._stream(len(self.text) - self._held)
 

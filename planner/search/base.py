@@ -36,6 +36,11 @@ class Search(ABC):
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
 
+    @property
+    def needs_logprobs(self) -> bool:
+        """Whether the choice of the answer, or a stopping rule, hangs on how sure the model was."""
+        return self.setup.selector.needs_logprobs or self.setup.stop.needs_logprobs
+
     @abstractmethod
     def ask(self, room: int) -> Sequence[Task]:
         """Tasks to start now, at most `room` of them; none where results have to come first."""

@@ -28,6 +28,7 @@ class Gathering(Search):
             notes = (*notes, "No candidate could finish; this is as far as the longest one came.")
         if self.setup.selector.needs_scores and not self.setup.grades:
             notes = ("The profile has no reward model.", *notes)
+        notes = (*notes, *self._remarks())
         return Outcome(
             ranked=ranked,
             answer=chosen.ranked[0].answer if chosen.ranked else None,
@@ -37,6 +38,12 @@ class Gathering(Search):
             selector=self.setup.selector.name,
             notes=notes,
         )
+
+    def _remarks(self) -> tuple[str, ...]:
+        """What else the reply should say of how the search went."""
+        if self.setup.stop.needs_logprobs:
+            return ("Only independent samples can be given up for low confidence; these aren't.",)
+        return ()
 
     def progress(self) -> tuple[int, int]:
         return self._tally.finished, self.setup.candidates

@@ -133,6 +133,8 @@ class PuctMcts(_Mcts):
     mean probability of the step's tokens.
     """
 
+    needs_logprobs = True
+
     def _promise(self, node: Node, parent: Node) -> float:
         growing = log((parent.tries + _PUCT_BASE + 1) / _PUCT_BASE) + _PUCT_INIT
         return node.mean + node.prior * sqrt(parent.tries) / (node.tries + 1) * growing

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import exp, log
 
-from planner.domain import Candidate, Path
+from planner.domain import Candidate
 from planner.search.base import Setup
 from planner.search.levels import Levels
 from planner.search.tree import MAX_STEPS, value

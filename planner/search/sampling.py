@@ -17,11 +17,13 @@ class Sampling(Gathering):
     fires.
 
     A stopping rule that says how soon it could fire at the earliest bounds what is in flight:
-    samples beyond that would be wasted if it did.
+    samples beyond that would be wasted if it did. Where candidates are to be given up under a
+    floor, no more are in flight until it is found than it takes to find it.
     """
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
+        self._warm_up = setup.stop.warm_up(setup.candidates)
         self._asked = 0
         self._ended = 0
         self._sampling: dict[str, Expand] = {}
@@ -38,7 +40,8 @@ class Sampling(Gathering):
         samples: list[Expand] = []
         if self._stopped is None:
             wanted = min(self._samples_wanted(), room - len(grades))
-            samples = [Expand((self._asked + index,)) for index in range(wanted)]
+            floor = self._warm_up.floor
+            samples = [Expand((self._asked + index,), floor=floor) for index in range(wanted)]
             self._sampling.update((task.id, task) for task in samples)
             self._asked += len(samples)
         return [*grades, *samples]
@@ -68,16 +71,28 @@ class Sampling(Gathering):
         if candidate is None or result.status == "failed":
             return
         self._tally.add(replace(candidate, score=None))
-        if candidate.finished and self._wants_scores:
+        if not candidate.finished:
+            return
+        self._warm_up.saw(candidate)
+        if self._wants_scores:
             self._to_grade.append(candidate)
+
+    def _remarks(self) -> tuple[str, ...]:
+        if not self.setup.stop.needs_logprobs:
+            return ()
+        if not self._warm_up.missing and self._warm_up.floor is None:
+            return ("The workers gave no log-probabilities, so no candidate could be given up.",)
+        given_up = self._tally.doubtful
+        return (f"{given_up} of {self._ended} candidates were given up early for low confidence.",)
 
     def _samples_wanted(self) -> int:
         """How many more samples to start now."""
         left = self.setup.candidates - self._asked
-        horizon = self.setup.stop.horizon(self._view())
-        if horizon is None:
+        bounds = (self.setup.stop.horizon(self._view()), self._warm_up.missing or None)
+        together = min((bound for bound in bounds if bound is not None), default=None)
+        if together is None:
             return left
-        return max(0, min(left, horizon - len(self._sampling)))
+        return max(0, min(left, together - len(self._sampling)))
 
     def _view(self) -> View:
         ungraded = self._tally.finished - self._tally.graded if self._wants_scores else 0

@@ -52,6 +52,11 @@ class Tree(Gathering):
             self._children[path] += 1
             self._waiting.append(Expand(child, parent, "step" if len(child) < MAX_STEPS else "end"))
 
+    @property
+    def needs_logprobs(self) -> bool:
+        # Without a reward model the model's own confidence has to say what is promising.
+        return super().needs_logprobs or not self.setup.grades
+
     def ask(self, room: int) -> Sequence[Task]:
         tasks: list[Task] = []
         while len(tasks) < room:

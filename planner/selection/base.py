@@ -22,6 +22,7 @@ class Selector(Protocol):
 
     name: str
     needs_scores: bool
+    needs_logprobs: bool
 
     def choose(self, tally: Tally) -> Selection:
         """Rank the answers of a tally. Empty only where nothing has finished."""

@@ -12,6 +12,7 @@ class Best:
 
     name = "best"
     needs_scores = True
+    needs_logprobs = False
 
     def choose(self, tally: Tally) -> Selection:
         if tally.graded == 0:

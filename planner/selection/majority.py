@@ -11,6 +11,7 @@ class Majority:
 
     name = "majority"
     needs_scores = False
+    needs_logprobs = False
 
     def choose(self, tally: Tally) -> Selection:
         groups = sorted(tally.groups.values(), key=_rank)

@@ -18,6 +18,7 @@ class Weighted:
 
     name = "weighted"
     needs_scores = True
+    needs_logprobs = False
 
     def choose(self, tally: Tally) -> Selection:
         if tally.graded == 0:
@@ -37,12 +38,15 @@ class Weighted:
         return first - second > remaining * _MOST
 
 
-def fall_back(tally: Tally, name: str) -> Selection:
-    """The majority instead, and a note of it where there was something to choose from."""
+def fall_back(tally: Tally, name: str, missing: str = "a score") -> Selection:
+    """The majority instead, and a note of it where there was something to choose from.
+
+    `missing` is what no candidate has.
+    """
     plain = Majority().choose(tally)
     if len(plain.ranked) < 2 and tally.silent is None:
         return plain
-    note = f"No candidate has a score, so {name} fell back to majority."
+    note = f"No candidate has {missing}, so {name} fell back to majority."
     return Selection(plain.ranked, plain.confidence, (note, *plain.notes))
 
 

@@ -15,6 +15,7 @@ from planner.errors import InvalidOption
 from planner.stopping.base import Rule, View
 from planner.stopping.beta import Beta
 from planner.stopping.certain import Certain
+from planner.stopping.confidence import Confidence, WarmUp
 from planner.stopping.consensus import Consensus
 from planner.stopping.marginal import Marginal
 from planner.stopping.window import Window
@@ -48,6 +49,18 @@ def _marginal(setting: str | None) -> Rule:
     return Marginal(price)
 
 
+def _confidence(setting: str | None) -> Rule:
+    if setting is None:
+        return Confidence()
+    keep, colon, size = setting.partition(":")
+    percent, window = _number(keep), _whole(size) if colon else None
+    if not 0.0 < percent < 100.0:
+        raise ValueError("the percentage it keeps must be between 0 and 100")
+    if window is not None and window < 1:
+        raise ValueError("its window must be 1 token or more")
+    return Confidence(percent, window)
+
+
 def _number(setting: str) -> float:
     try:
         return float(setting)
@@ -68,6 +81,7 @@ RULES: dict[str, Callable[[str | None], Rule]] = {
     "window": _window,
     "consensus": _consensus,
     "marginal": _marginal,
+    "confidence": _confidence,
 }
 
 
@@ -90,6 +104,20 @@ class Stop:
         """The fewest further candidates after which any rule could fire."""
         known = [h for rule in self.rules if (h := rule.horizon(view)) is not None]
         return min(known, default=None)
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """Whether a rule looks at how sure the model was."""
+        return self._strictest is not None
+
+    def warm_up(self, candidates: int) -> WarmUp:
+        """What finds the floor of a search of so many candidates."""
+        return WarmUp(self._strictest, candidates)
+
+    @property
+    def _strictest(self) -> Confidence | None:
+        rules = [rule for rule in self.rules if isinstance(rule, Confidence)]
+        return min(rules, key=lambda rule: rule.keep, default=None)
 
 
 def parse(text: str) -> Stop:

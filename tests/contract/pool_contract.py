@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from planner.confidence import lowest_group, token_confidence
+from planner.domain import Floor
 from planner.errors import InvalidOption, PromptTooLong
 from workers.messages import Generate, Generated, GenerationEvent, Grade, Graded, Tokens
 from workers.ports import Pool
@@ -227,6 +229,50 @@ class PoolContract:
         assert one.logprob is not None
         assert one.logprob < 0
         assert ended[plain.id].top_logprobs == ()
+
+    async def test_a_call_under_its_floor_is_given_up(self, pool: CountingPool) -> None:
+        """A call that falls under its floor ends there, with what the engine counted for it."""
+        ask = await asking(pool)
+        before = await totals(pool)
+        out_of_reach = Floor(1e9, 1)
+        batch = tuple(
+            ask(400, top_logprobs=3, floor=out_of_reach, stream=i % 2 == 0) for i in range(6)
+        )
+        ended = (await ends(pool.generate(batch))).values()
+        assert [one.finish for one in ended] == ["doubtful"] * 6
+        after = await grown(pool, before)
+        assert after["completion_tokens"] == sum(one.completion_tokens for one in ended) < 6 * 400
+        assert after["prompt_tokens"] == sum(one.prompt_tokens for one in ended)
+        for one in ended:
+            assert len(one.token_ids) == len(one.top_logprobs) == one.completion_tokens
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_a_floor_is_as_high_as_it_says(self, pool: CountingPool, stream: bool) -> None:
+        """A call whose least sure window is above its floor isn't touched; under it, it ends."""
+        ask = await asking(pool)
+        plain = ask(40, top_logprobs=5)
+        made = (await ends(pool.generate((plain,))))[plain.id]
+        lowest = lowest_group([token_confidence(row) for row in made.top_logprobs], 4)
+
+        def floored(confidence: float) -> Generate:
+            floor = Floor(confidence, 4)
+            return ask(40, seed=plain.seed, top_logprobs=5, floor=floor, stream=stream)
+
+        above, under = floored(lowest - 0.05), floored(lowest + 0.05)
+        ended = await ends(pool.generate((above, under)))
+        assert ended[above.id].finish == made.finish
+        assert (ended[above.id].text, ended[above.id].token_ids) == (made.text, made.token_ids)
+        assert ended[under.id].finish == "doubtful"
+        assert made.token_ids[: len(ended[under.id].token_ids)] == ended[under.id].token_ids
+
+    async def test_only_a_full_window_falls_under_a_floor(self, pool: CountingPool) -> None:
+        """A call shorter than the window runs whole, unless the tokens before it fill that up."""
+        ask = await asking(pool)
+        short = ask(3, top_logprobs=3, floor=Floor(1e9, 4))
+        later = ask(3, top_logprobs=3, floor=Floor(1e9, 4), confidences=(0.5, 0.5, 0.5))
+        ended = await ends(pool.generate((short, later)))
+        assert ended[short.id].finish == "length"
+        assert ended[later.id].finish == "doubtful"
 
     async def test_cancelled_calls_end_with_what_they_made(self, pool: CountingPool) -> None:
         """Cancelled calls stop in the engine and say to the token what it counted for them."""

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from planner.domain import Floor
 from tests.contract.pool_contract import (
     QUESTION,
     CountingPool,
@@ -75,6 +76,16 @@ async def test_a_cancelled_call_has_what_its_time_allowed() -> None:
             await pool.cancel([asked.id])
         if isinstance(event, Generated):
             assert (event.finish, event.text) == ("cancelled", "01")
+
+
+async def test_a_doubtful_call_ends_with_the_token_that_made_it_so() -> None:
+    """Confidences come as scripted, and the first full window under the floor is the end."""
+    sure = (2.0, 2.0, 2.0, 0.0, 0.5, 2.0)
+    pool = FakePool(lambda asked: Script("0123456789", confidences=sure))
+    asked = call(top_logprobs=2, floor=Floor(1.0, 3), stream=True)
+    ended = (await ends(pool.generate((asked,))))[asked.id]
+    assert (ended.finish, ended.text) == ("doubtful", "01234")
+    assert ended.top_logprobs[2:] == ((-2.0, -2.0), (-0.0, -0.0), (-0.5, -0.5))
 
 
 @pytest.mark.parametrize(("fault", "lost"), [("failed", False), ("lost", True)])

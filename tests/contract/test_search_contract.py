@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.confidence import lowest_group
 from planner.domain import Candidate, Cost, Expand, Finish, Grade, Query, Result, Stopped, Task
 from planner.search import STRATEGIES, Search, Setup, search
 from planner.selection import SELECTORS, selector
@@ -45,7 +46,19 @@ CASES = st.builds(
     Case,
     strategy=st.sampled_from(sorted(STRATEGIES)),
     selector=st.sampled_from(sorted(SELECTORS)),
-    stop=st.sampled_from(["none", "certain", "beta:0.95", "beta:0.6"]),
+    stop=st.sampled_from(
+        [
+            "none",
+            "certain",
+            "beta:0.95",
+            "beta:0.6",
+            "window:2",
+            "consensus:3",
+            "marginal",
+            "beta+deadline",
+            "confidence:50:4+beta:0.8",
+        ]
+    ),
     candidates=st.integers(1, 20),
     grades=st.booleans(),
     seed=st.integers(0, 2**32),
@@ -71,11 +84,14 @@ def outcome_of(task: Task, seed: int, failing: float) -> Result:
         return Result(task.id, "done", task.candidate.graded(scores, scores[-1]))
     finish = dice.choice([Finish.STOP, Finish.STOP, Finish.STOP, Finish.LENGTH, Finish.BUDGET])
     parent = task.parent.text if task.parent else ""
+    sure = tuple(dice.uniform(0.0, 20.0) for _ in range(6))
+    if task.floor and lowest_group(sure, task.floor.window) < task.floor.confidence:
+        finish = Finish.DOUBTFUL
     if task.until == "step" and dice.random() < 0.6:
         made = Candidate(task.path, parent + "1 + 1 = 2\n", (1, 2), Finish.STEP)
     else:
         text = dice.choice(["#### 1", "#### 2", "#### 3", "who knows"])
-        made = Candidate(task.path, parent + text, (1, 2), finish)
+        made = Candidate(task.path, parent + text, (1, 2), finish, token_confidences=sure)
     return Result(task.id, "done", made, Cost(completion_tokens=7, candidates=1))
 
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForSequenceClassification
 
+from planner.confidence import TOP
+from planner.domain import Floor
 from tests.contract.pool_contract import (
     QUESTION,
     PoolContract,
@@ -119,6 +121,23 @@ async def test_cancelling_empties_the_engines_at_once(pool: ServePool) -> None:
     finishes = [one.finish for one in (await reading).values()]
     # A few may have ended by themselves before.
     assert finishes.count("cancelled") > 32
+
+
+async def test_what_a_floor_saves_is_never_generated(pool: ServePool) -> None:
+    """By the engines' own counters, doubtful calls take a fraction of what they take whole."""
+    ask = await asking(pool)
+
+    async def spent(floor: Floor | None) -> tuple[int, set[str]]:
+        before = await totals(pool)
+        batch = tuple(ask(300, seed=seed, top_logprobs=TOP, floor=floor) for seed in range(16))
+        finishes = {str(one.finish) for one in (await ends(pool.generate(batch))).values()}
+        return (await grown(pool, before))["completion_tokens"], finishes
+
+    whole, finishes = await spent(None)
+    assert "doubtful" not in finishes
+    given_up, finishes = await spent(Floor(1e9, 16))
+    assert "doubtful" in finishes
+    assert given_up < whole / 3
 
 
 async def test_a_reader_that_is_cancelled_leaves_nothing(pool: ServePool) -> None:

@@ -30,7 +30,8 @@ ANSWERS = st.lists(st.sampled_from([1, 1, 1, 2, 2, 3, 4, None]), max_size=24)
 def test_all_rules_are_looked_at_here() -> None:
     """A rule that is new in the registry is written in the list above, too."""
     written = {part.partition(":")[0] for text in EXACT for part in text.split("+")}
-    assert written - set(ALWAYS) == set(RULES)
+    # `confidence` ends candidates, not the search, so it has no horizon to keep.
+    assert written - set(ALWAYS) == set(RULES) - {"confidence"}
 
 
 @given(st.sampled_from(EXACT), ANSWERS, ANSWERS)
