@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from planner.domain import Query
+from planner.effort import Effort
 from planner.errors import InvalidOption
 from planner.search.base import Search, Setup
 from planner.search.best_of_n import BestOfN
 from planner.search.majority import Majority
 from planner.search.single import Single
+from planner.selection import selector
+from planner.stopping import parse
 
 STRATEGIES: dict[str, Callable[[Setup], Search]] = {
     "single": Single,
@@ -25,4 +29,19 @@ def search(name: str, setup: Setup) -> Search:
     return STRATEGIES[name](setup)
 
 
-__all__ = ["STRATEGIES", "Search", "Setup", "search"]
+def begin(query: Query, effort: Effort, *, grades: bool) -> Search:
+    """A new search of `query` with this effort, where `grades` says if there is a reward model.
+
+    Raises InvalidOption for a strategy, selector or rule that there is none of.
+    """
+    setup = Setup(
+        query=query,
+        candidates=effort.candidates,
+        selector=selector(effort.selector),
+        stop=parse(effort.stop),
+        grades=grades,
+    )
+    return search(effort.strategy, setup)
+
+
+__all__ = ["STRATEGIES", "Search", "Setup", "begin", "search"]
