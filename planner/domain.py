@@ -113,7 +113,8 @@ class Candidate:
     """A path of steps from the query, finished or partial.
 
     Continue it from `token_ids`, never from `text` tokenised again. `step_scores` are in [0, 1],
-    one per graded step; `score` is their aggregate or an outcome reward, in [0, 1].
+    one per graded step; `score` is their aggregate or an outcome reward, in [0, 1]. `answer` is
+    the answer it gives, as written, where that is known and need not be looked for in `text`.
     """
 
     path: Path
@@ -123,6 +124,7 @@ class Candidate:
     logprob: float | None = None
     step_scores: tuple[float, ...] = ()
     score: float | None = None
+    answer: str | None = None
 
     @property
     def finished(self) -> bool:

@@ -92,4 +92,5 @@ def _read_candidate(data: Mapping[str, Any]) -> Candidate:
         logprob=data["logprob"],
         step_scores=tuple(data["step_scores"]),
         score=data["score"],
+        answer=data["answer"],
     )
