@@ -16,6 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from planner.domain import Prices
+from planner.search import STRATEGIES
 from services.budget import RedisLedger
 from services.driver import Manner
 from services.evaluation.retrace import Retraced, retrace
@@ -68,7 +69,8 @@ def stage_of(redis: Redis, case: Case) -> tuple[Stage, Reasoner]:
         answer = 42 + (chance.random() < case.wrong)
         seconds = case.slow * chance.random() * 2 or chance.random() * 0.05
         fault: Fault | None = "failed" if chance.random() < case.failing else None
-        return Script(f"6 x 7 = {answer}\n#### {answer}", seconds, fault)
+        first = "" if b"=" in bytes(call.prompt_ids) else f"6 x 7 = {answer}\n"
+        return Script(f"{first}#### {answer}", seconds, fault)
 
     def judge(call: Grade) -> Verdict:
         chance = random.Random(call.id.partition("/")[2])
@@ -106,6 +108,22 @@ async def test_a_trace_replays_to_the_same_outcome(redis_client: Redis, name: st
     assert retraced.replayed["stopped"] == told["stopped"] == case.stopped
     for part in ("answer", "confidence", "votes", "notes"):
         assert retraced.replayed[part] == told[part]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_every_strategy_replays(redis_client: Redis, strategy: str) -> None:
+    """Whatever a strategy grows out of what it is told, it grows again, failures and all."""
+    failing = 0.0 if strategy == "single" else 0.1  # with its one sample it would lose everything
+    case = Case({"strategy": strategy, "stop": "beta:0.95"}, "", failing=failing)
+    stage, reasoner = stage_of(redis_client, case)
+    async with serving(stage=stage) as service:
+        told = await asked(service, case)
+        trace = (await service.http.get(f"/v1/traces/{told['trace_id']}")).json()
+    await reasoner.drain(5)
+    retraced = retrace(trace)
+    assert retraced.same, retraced
+    assert retraced.replayed is not None
+    assert retraced.replayed["votes"] == told["votes"]
 
 
 async def test_a_result_that_is_changed_is_noticed(redis_client: Redis) -> None:
