@@ -116,6 +116,7 @@ class Candidate:
     Continue it from `token_ids`, never from `text` tokenised again. `step_scores` are in [0, 1],
     one per graded step; `score` is their aggregate or an outcome reward, in [0, 1].
     `token_confidences` has one for each token (see `planner.confidence`), if they were asked for.
+    `answer` is the answer it gives, as written, where that is known and need not be looked for.
     """
 
     path: Path
@@ -126,6 +127,7 @@ class Candidate:
     step_scores: tuple[float, ...] = ()
     score: float | None = None
     token_confidences: tuple[float, ...] = ()
+    answer: str | None = None
 
     @property
     def finished(self) -> bool:

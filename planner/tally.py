@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from planner.answers import answer_of
+from planner.answers import answer_of, canonical
 from planner.confidence import own_confidence
 from planner.domain import Candidate, Finish, Path, Vote
 
@@ -109,7 +109,7 @@ class Tally:
         group._take(candidate)
 
     def _group(self, candidate: Candidate) -> Group:
-        answer = answer_of(candidate.text, ended=candidate.finish is Finish.STOP)
+        answer = answer_given(candidate)
         if answer is None:
             if self.silent is None:
                 self.silent = Group(None)
@@ -143,6 +143,13 @@ class Tally:
             self._leader, self.leader_count = group, group.count
         elif group.count > self.runner_up_count:
             self.runner_up_count = group.count
+
+
+def answer_given(candidate: Candidate) -> str | None:
+    """The canonical answer that a candidate gives, or None where it gives none."""
+    if candidate.answer is not None:
+        return canonical(candidate.answer) or None
+    return answer_of(candidate.text, ended=candidate.finish is Finish.STOP)
 
 
 def _longer(one: Candidate, other: Candidate) -> bool:

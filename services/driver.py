@@ -438,7 +438,13 @@ class Driver:
         outcome = replace(best, stopped=stopped, notes=(*best.notes, *self._notes))
         spent = sum((one.held for one in self._flying.values()), self._purse.spent)
         spent = sum((one.held for one in self._grading.values()), spent)
-        self._trace.append(Kind.CLOSED, outcome=outcome_data(outcome), spent=asdict(spent))
+        self._trace.append(
+            Kind.CLOSED,
+            outcome=outcome_data(outcome),
+            spent=asdict(spent),
+            reason=self._reason,
+            remarks=list(self._notes),
+        )
         self.concluded.set_result(Conclusion(outcome, spent))
 
     def _write_off(self) -> None:

@@ -12,9 +12,7 @@ from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable
 from planner.funding import Lengths
 from planner.ports import Ledger
-from planner.search import Search, Setup, search
-from planner.selection import selector
-from planner.stopping import parse
+from planner.search import begin
 from services.driver import Conclusion, Driver, Manner
 from services.purse import Purse
 from services.record import effort_data, query_data
@@ -87,7 +85,7 @@ class Reasoner:
         deadline = options.budget.deadline_seconds
         due = None if deadline is None else loop.time() + deadline
         effort = settle(options, presets=self._presets, default=self._default_effort)
-        strategy = self._strategy(query, effort)
+        strategy = begin(query, effort, grades=self._pool.grades)
         messages = tuple((message.role, message.content) for message in query.messages)
         prompt = await self._pool.prepare(messages)
         account = await self._ledger.open(trace_id, effort.budget)
@@ -97,6 +95,7 @@ class Reasoner:
             Kind.OPENED,
             query=query_data(query),
             effort=effort_data(effort),
+            grades=self._pool.grades,
             prompt_tokens=len(prompt.token_ids),
         )
         driver = Driver(
@@ -126,16 +125,6 @@ class Reasoner:
         for task in list(self._runs):
             task.cancel()
         await self._traces.aclose()
-
-    def _strategy(self, query: Query, effort: Effort) -> Search:
-        setup = Setup(
-            query=query,
-            candidates=effort.candidates,
-            selector=selector(effort.selector),
-            stop=parse(effort.stop),
-            grades=self._pool.grades,
-        )
-        return search(effort.strategy, setup)
 
     async def _see_through(self, trace_id: str, driver: Driver) -> None:
         """Run the driver and close its budget, whatever happens."""

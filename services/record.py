@@ -93,4 +93,5 @@ def _read_candidate(data: Mapping[str, Any]) -> Candidate:
         step_scores=tuple(data["step_scores"]),
         score=data["score"],
         token_confidences=tuple(data["token_confidences"]),
+        answer=data["answer"],
     )

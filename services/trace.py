@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 class Kind(StrEnum):
     """What an event tells."""
 
-    OPENED = "opened"  # query, effort, prompt_tokens
+    OPENED = "opened"  # query, effort, grades (whether there is a reward model), prompt_tokens
     ASKED = "asked"  # room, tasks: the ids of what the search wants done
     TOKENS = "tokens"  # id of a call, after (characters), text: only live, `told` has it all again
     TOLD = "told"  # how one task ended: id, status, candidate, cost, worker, error
     STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
     CANCELLED = "cancelled"  # calls: the ids of those that are to end now
-    CLOSED = "closed"  # outcome, spent
+    CLOSED = "closed"  # outcome, spent; reason, remarks: what of it the search couldn't know
 
 
 @dataclass(frozen=True, slots=True)

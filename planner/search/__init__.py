@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from planner.domain import Query
+from planner.effort import Effort
 from planner.errors import InvalidOption
 from planner.search.base import Search, Setup
 from planner.search.beam import Beam
@@ -14,6 +16,8 @@ from planner.search.mcts import Mcts, PuctMcts
 from planner.search.particles import AnnealedParticles, MultinomialParticles, Particles
 from planner.search.rebase import Rebase
 from planner.search.single import Single
+from planner.selection import selector
+from planner.stopping import parse
 
 STRATEGIES: dict[str, Callable[[Setup], Search]] = {
     "single": Single,
@@ -38,4 +42,19 @@ def search(name: str, setup: Setup) -> Search:
     return STRATEGIES[name](setup)
 
 
-__all__ = ["STRATEGIES", "Search", "Setup", "search"]
+def begin(query: Query, effort: Effort, *, grades: bool) -> Search:
+    """A new search of `query` with this effort, where `grades` says if there is a reward model.
+
+    Raises InvalidOption for a strategy, selector or rule that there is none of.
+    """
+    setup = Setup(
+        query=query,
+        candidates=effort.candidates,
+        selector=selector(effort.selector),
+        stop=parse(effort.stop),
+        grades=grades,
+    )
+    return search(effort.strategy, setup)
+
+
+__all__ = ["STRATEGIES", "Search", "Setup", "begin", "search"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -116,3 +117,13 @@ def test_unknown_selector_is_refused_by_name() -> None:
     with pytest.raises(InvalidOption, match="majority, weighted, best") as caught:
         selector("coin")
     assert caught.value.param == "longthink.selector"
+
+
+def test_an_answer_that_is_known_is_not_looked_for() -> None:
+    """A candidate that comes with its answer votes for it, whatever its text says."""
+    told = replace(candidate(0, "7"), answer=r"\frac{1}{2}")
+    silent = replace(candidate(1, "7"), answer=" ")
+    tally = tally_of(told, silent, candidate(2, "0.5"))
+    assert {answer: group.count for answer, group in tally.groups.items()} == {"0.5": 2}
+    assert tally.silent is not None
+    assert tally.silent.best == silent

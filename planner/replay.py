@@ -1,0 +1,146 @@
+"""Replays: a search is fed with what is on record instead of what workers send.
+
+Two records can be fed to it. Samples are whole candidates, which any search will do with that
+samples independently of what came before. A log is what one search asked and was told, which its
+like can be led through again. Pure: the same record gives the same outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from planner.domain import Candidate, Cost, Expand, Finish, Outcome, Query, Result, Task
+from planner.effort import Effort
+from planner.errors import InvalidOption, LongthinkError
+from planner.search import STRATEGIES, Search, Setup, begin
+from planner.search.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A whole candidate as it was recorded, with what is known of it.
+
+    `answer` is the one it gives, as written; without it, the answer is looked for in `text`.
+    `tokens` is its length, `score` its grade in [0, 1], `logprob` the sum over its tokens.
+    """
+
+    text: str
+    answer: str | None = None
+    tokens: int | None = None
+    score: float | None = None
+    logprob: float | None = None
+
+    def candidate(self, index: int) -> Candidate:
+        """The sample as the `index`th candidate of a search, not graded yet."""
+        return Candidate(
+            (index,), self.text, finish=Finish.STOP, logprob=self.logprob, answer=self.answer
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a search made of recorded samples: it took the first `taken` of them.
+
+    `planned` is how many it would have taken if nothing had stopped it.
+    """
+
+    outcome: Outcome
+    taken: int
+    planned: int
+
+
+def replay_samples(
+    query: Query, effort: Effort, samples: Sequence[Sample], *, grades: bool
+) -> Replayed:
+    """Search with `samples` in their order, at most `effort.candidates` of them.
+
+    There is one worker, as it were: each sample, and then its grade, is told before the next one
+    is asked for. So a stopping rule sees them one by one, and what it saves is saved. `grades`
+    says whether there is a reward model; a sample without a score then is one it failed on.
+
+    Raises InvalidOption for a strategy that whole samples are no use for.
+    """
+    search = begin(
+        query, replace(effort, candidates=min(effort.candidates, len(samples))), grades=grades
+    )
+    _check(search, effort.strategy)
+    taken = 0
+    while not search.done and (asked := search.ask(1)):
+        for task in asked:
+            taken += isinstance(task, Expand)
+            search.tell(task, _end(task, samples))
+    return Replayed(search.best(), taken, search.progress()[1])
+
+
+def _check(search: Search, strategy: str) -> None:
+    if not isinstance(search, Sampling):
+        able = ", ".join(name for name, kind in STRATEGIES.items() if _independent(kind))
+        raise InvalidOption(
+            f"strategy {strategy!r} can't be replayed over samples: what it asks for hangs on what "
+            "it was told, as where it continues a partial answer, and no record of whole samples "
+            f"has that. Those that sample independently can be: {able}.",
+            "longthink.strategy",
+        )
+
+
+def _independent(kind: Callable[[Setup], Search]) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Sampling)
+
+
+def _end(task: Task, samples: Sequence[Sample]) -> Result:
+    """How the one worker, who only has the samples, ends a task."""
+    if isinstance(task, Expand):
+        (index,) = task.path
+        sample = samples[index]
+        cost = Cost(completion_tokens=sample.tokens or 0, candidates=1)
+        return Result(task.id, "done", sample.candidate(index), cost)
+    (index,) = task.candidate.path
+    score = samples[index].score
+    if score is None:
+        return Result(task.id, "failed", error="No score is on record.")
+    return Result(task.id, "done", task.candidate.graded((score,), score))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An entry of a log: with so much room, the search asked for the tasks with these ids."""
+
+    room: int
+    tasks: tuple[str, ...]
+
+
+Entry: TypeAlias = Asked | Result
+"""What happened to a search: it asked, or it was told a result."""
+
+
+class Diverged(LongthinkError):
+    """The search doesn't ask for what its log says it asked for."""
+
+
+def replay_log(search: Search, log: Iterable[Entry]) -> Outcome:
+    """Lead a new search through the log of one like it, in its order; its outcome at the end.
+
+    Raises Diverged where it asks for something else, or is told of what it never asked for.
+    """
+    open_tasks: dict[str, Task] = {}
+    for entry in log:
+        if isinstance(entry, Result):
+            task = open_tasks.pop(entry.task_id, None)
+            if task is None:
+                raise Diverged(f"{entry.task_id} was told, but isn't asked for.")
+            search.tell(task, entry)
+            continue
+        asked = search.ask(entry.room)
+        names = tuple(task.id for task in asked)
+        if names != entry.tasks:
+            raise Diverged(f"Where {_named(entry.tasks)} was asked for, it now is {_named(names)}.")
+        open_tasks.update((task.id, task) for task in asked)
+    return search.best()
+
+
+def _named(tasks: tuple[str, ...]) -> str:
+    """The tasks in a few words."""
+    shown = ", ".join(tasks[:4]) or "nothing"
+    return shown if len(tasks) <= 4 else f"{shown} and {len(tasks) - 4} more"
