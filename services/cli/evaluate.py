@@ -32,7 +32,9 @@ def evaluate(
         ),
     ] = None,
     strategies: Annotated[
-        str, typer.Option(help="What to compare, each as strategy[/selector][@stop].")
+        # In help, what stands in brackets is markup but for the backslash.
+        str,
+        typer.Option(help=r"What to compare, each as strategy\[/selector]\[@stop]."),
     ] = "single,majority,best_of_n",
     candidates: Annotated[str, typer.Option(help="How many candidates, one or several.")] = "16",
     limit: Annotated[
