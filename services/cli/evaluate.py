@@ -17,10 +17,11 @@ class Format(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    MARKDOWN = "markdown"
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.jsonl is kept.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results are kept.")],
     split: Annotated[
         str | None,
         typer.Option(help="Synthetic questions: easy, hard or compound; dev/hard and the like."),
@@ -28,16 +29,63 @@ def evaluate(
     file: Annotated[
         Path | None,
         typer.Option(
-            metavar="F.jsonl", help='Questions of your own: {"question", "answer"} a line.'
+            metavar="F.jsonl",
+            help='Questions of your own, {"question", "answer"} a line; or GSM8K, MATH-500 or AIME '
+            "as they are published. Parquet will do as well.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID[:PART]",
+            help="The same from the Hugging Face Hub, as in openai/gsm8k: its test questions, or "
+            "those files with PART in their path.",
         ),
     ] = None,
     strategies: Annotated[
-        str, typer.Option(help="What to compare, each as strategy[/selector][@stop].")
+        # In help, what stands in brackets is markup but for the backslash.
+        str,
+        typer.Option(help=r"What to compare, each as strategy\[/selector]\[@stop]."),
     ] = "single,majority,best_of_n",
-    candidates: Annotated[str, typer.Option(help="How many candidates, one or several.")] = "16",
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N…]",
+            help="How many candidates (budget.candidates of a request), one or several. 16 where "
+            "neither this nor --budgets is given.",
+        ),
+    ] = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N…]",
+            help="How many candidates' worth of completion tokens, for equal costs: a request gets "
+            "budget.completion_tokens of N times a single sample's mean; and budget.candidates of "
+            "4 N where the strategy goes on until that is used up (majority, best_of_n, mcts, "
+            "ab_mcts, refine), else of N times --width. N = 1 is one candidate without a limit on "
+            "its tokens. `single` is measured first, to know the mean.",
+        ),
+    ] = None,
+    tokens_per_candidate: Annotated[
+        float | None,
+        typer.Option(
+            min=1, metavar="TOKENS", help="With --budgets: that mean, not to be measured first."
+        ),
+    ] = None,
+    width: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=4,
+            metavar="SHARE",
+            help="With --budgets: the candidates of a strategy that plans for a number of them "
+            "(beam, dvts, rebase, particles and the like), as a share of N. Below 1 leaves it room "
+            "for questions whose solutions are longer than the mean.",
+        ),
+    ] = 0.75,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="So many questions: 300 of a split, all of a file."),
+        typer.Option(min=1, metavar="N", help="So many questions: 300 of a split, else all."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the questions, and seeds the requests.")] = 0,
     temperature: Annotated[float, typer.Option(help="How freely candidates are sampled.")] = 0.8,
@@ -52,17 +100,26 @@ def evaluate(
     profile: Profile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Measure strategies on the same questions; the same command goes on where it was stopped."""
+    """Measure strategies on the same questions; the same command goes on where it was stopped.
+
+    DIR gets results.jsonl, a line a reply; report.md, the table with who beats whom; and
+    accuracy.png and accuracy.svg, accuracy against completion tokens.
+    """
     from rich.console import Console  # noqa: PLC0415 - quick help
 
-    from services.cli.measuring import Plan, measure, report  # noqa: PLC0415
+    from services.cli.measuring import in_json, measure, show  # noqa: PLC0415
     from services.cli.running import own_output, service  # noqa: PLC0415
+    from services.evaluation.plan import Plan  # noqa: PLC0415
 
     plan = Plan.of(
         split=split,
         file=file,
+        dataset=dataset,
         strategies=strategies,
         candidates=candidates,
+        budgets=budgets,
+        tokens=tokens_per_candidate,
+        width=width,
         limit=limit,
         seed=seed,
         temperature=temperature,
@@ -73,7 +130,14 @@ def evaluate(
         with own_output() as output:
             with service(url, profile, assignments or (), told) as address:
                 measured = asyncio.run(measure(address, plan, out, concurrency, told))
-            report(measured, Console(file=output), as_json=format is Format.JSON)
+            text = measured.publish()
+            match format:
+                case Format.TABLE:
+                    show(measured, Console(file=output))
+                case Format.JSON:
+                    output.write(in_json(measured) + "\n")
+                case Format.MARKDOWN:
+                    output.write(text)
     except KeyboardInterrupt:
         told.print("Interrupted: the same command goes on from here.", style="yellow")
         raise typer.Exit(130) from None

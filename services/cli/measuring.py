@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,80 +21,46 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from planner.errors import InvalidOption
 from services.client import Client
-from services.evaluation import questions, results, run
-from services.evaluation.questions import Question
+from services.evaluation import results, run
+from services.evaluation.comparison import Round, rounds
+from services.evaluation.plan import Plan
+from services.evaluation.report import markdown
 from services.evaluation.results import Record
 from services.evaluation.summary import Row, rows
-from services.evaluation.variants import Variant, variants
+from services.evaluation.variants import SINGLE, Variant, Worth
 
-_QUESTIONS_OF_A_SPLIT = 300
 _COLUMNS = (
     *("n", "queries", "accuracy", "95% interval", "pass@k"),
     *("tokens", "graded", "p50 s", "p95 s"),
 )
+_STEADY = 300.0
+"""Seconds over which the time left is estimated: requests differ by far in what they take."""
 _WIDE = 120
 """Columns of a table in a file, which nothing needs to be squeezed into."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is measured."""
-
-    source: str
-    questions: tuple[Question, ...]
-    variants: tuple[Variant, ...]
-    seed: int
-    temperature: float
-    max_tokens: int | None
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        split: str | None,
-        file: Path | None,
-        strategies: str,
-        candidates: str,
-        limit: int | None,
-        seed: int,
-        temperature: float,
-        max_tokens: int | None,
-    ) -> Self:
-        """The plan that the command line tells. Raises InvalidOption."""
-        compared = variants(_listed(strategies), _counts(candidates))
-        if split is not None and file is None:
-            source = split
-            drawn = questions.synthetic(split, limit or _QUESTIONS_OF_A_SPLIT, seed)
-        elif file is not None and split is None:
-            source = file.name
-            drawn = questions.from_file(file, limit, seed)
-        else:
-            raise InvalidOption("Name the questions: either --split or --file.")
-        return cls(source, drawn, compared, seed, temperature, max_tokens)
-
-    def configuration(self, model: str) -> dict[str, Any]:
-        """What makes two runs the same run."""
-        return {
-            "questions": self.source,
-            "limit": len(self.questions),
-            "seed": self.seed,
-            "strategies": [variant.key for variant in self.variants],
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "model": model,
-            "fingerprint": questions.fingerprint(self.questions),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Measured:
-    """What an evaluation came to."""
+    """What an evaluation came to, and in which file every reply is."""
 
     path: Path
+    configuration: Mapping[str, Any]
+    worth: Worth | None
     rows: tuple[Row, ...]
+    rounds: tuple[Round, ...]
     errors: tuple[Record, ...]
+
+    def publish(self) -> str:
+        """Write the picture and report.md beside the replies; returns what the report says."""
+        from services.evaluation.chart import draw  # noqa: PLC0415 - only once all is measured
+
+        asked = f"{self.configuration['questions']}, {self.configuration['limit']} questions"
+        folder, model = self.path.parent, self.configuration["model"]
+        picture = draw(self.rows, folder, title=f"{asked}, answered by {model}", worth=self.worth)
+        text = markdown(self.rows, self.rounds, self.configuration, self.worth, picture)
+        (folder / "report.md").write_text(text, encoding="utf-8")
+        return text
 
     def amiss(self) -> Iterator[str]:
         """Lines about what has no reply; none where all have one."""
@@ -115,23 +81,35 @@ async def measure(
     async with Client(url) as client:
         model = await client.model()
         sampling = run.Sampling(model, plan.seed, plan.temperature, plan.max_tokens)
-        with results.opened(folder, plan.configuration(model)) as kept:
-            todo = run.jobs(plan.questions, plan.variants, kept, plan.seed)
+        configuration = plan.configuration(model)
+        with results.opened(folder, configuration) as kept:
             total = len(plan.questions) * len(plan.variants)
             left = sum(1 for _ in run.jobs(plan.questions, plan.variants, kept, plan.seed))
             with _progress(console, total, total - left) as heard:
-                await run.evaluate(
-                    todo, client, kept, sampling, concurrency=concurrency, heard=heard
-                )
-            return Measured(kept.path, rows(kept, plan.variants), kept.errors)
+
+                async def ask(compared: Sequence[Variant], sampling: run.Sampling) -> None:
+                    todo = run.jobs(plan.questions, compared, kept, plan.seed)
+                    await run.evaluate(
+                        todo, client, kept, sampling, concurrency=concurrency, heard=heard
+                    )
+
+                if plan.samples_first:
+                    await ask((SINGLE,), sampling)
+                worth = plan.worth(kept)
+                rest = [one for one in plan.variants if one != SINGLE or not plan.samples_first]
+                await ask(rest, replace(sampling, worth=worth))
+            return Measured(
+                path=kept.path,
+                configuration=configuration,
+                worth=worth,
+                rows=rows(kept, plan.variants, worth),
+                rounds=rounds(kept, plan.variants),
+                errors=kept.errors,
+            )
 
 
-def report(measured: Measured, console: Console, *, as_json: bool) -> None:
-    """Print the rows: a table, or a JSON array of them and nothing else."""
-    if as_json:
-        text = json.dumps([asdict(row) for row in measured.rows], indent=2)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-        return
+def show(measured: Measured, console: Console) -> None:
+    """Print the rows as a table."""
     if not console.is_terminal:
         console.width = max(console.width, _WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -141,14 +119,21 @@ def report(measured: Measured, console: Console, *, as_json: bool) -> None:
     for row in measured.rows:
         table.add_row(*_cells(row))
     console.print(table)
-    console.print(f"Every reply: {measured.path}", style="dim", soft_wrap=True, highlight=False)
+    folder = measured.path.parent
+    for line in (f"Every reply: {measured.path}", f"Table and picture: {folder / 'report.md'}"):
+        console.print(line, style="dim", soft_wrap=True, highlight=False)
+
+
+def in_json(measured: Measured) -> str:
+    """The rows as a JSON array."""
+    return json.dumps([asdict(row) for row in measured.rows], indent=2)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     interval = "" if row.ci95 is None else f"{row.ci95[0]:.1%} – {row.ci95[1]:.1%}"
     return (
         row.strategy,
-        str(row.candidates),
+        f"{'~' if row.worth else ''}{row.candidates}",
         str(row.queries),
         _said(row.accuracy, "{:.1%}"),
         interval,
@@ -176,7 +161,7 @@ def _progress(console: Console, total: int, done: int) -> Iterator[Callable[[Rec
         TimeRemainingColumn(),
         TextColumn("{task.fields[errors]}", style="yellow"),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, speed_estimate_period=_STEADY) as bar:
         task = bar.add_task("asking", total=total, completed=done, errors="")
         failed = 0
 
@@ -187,24 +172,3 @@ def _progress(console: Console, total: int, done: int) -> Iterator[Callable[[Rec
             bar.update(task, advance=1, errors=told)
 
         yield heard
-
-
-def _listed(text: str) -> list[str]:
-    """What commas separate, but for those in brackets."""
-    parts, depth = [""], 0
-    for sign in text:
-        depth += (sign == "(") - (sign == ")")
-        if sign == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _counts(text: str) -> list[int]:
-    try:
-        return [int(part) for part in _listed(text)]
-    except ValueError:
-        raise InvalidOption(
-            f"--candidates takes whole numbers with commas between them, not {text!r}."
-        ) from None

@@ -1,18 +1,25 @@
-"""Draws the questions of an evaluation: synthetic ones, or those of a JSONL file.
+"""Draws the questions of an evaluation: synthetic ones, or those of files.
 
-The seed alone decides which; a seed never used before is a test never seen.
+The seed alone decides which; a seed never used before is a test never seen. Files are JSONL or
+Parquet, of a user's own {"question", "answer"} or as these are published:
+
+- GSM8K: `question`, and `answer`, a solution that ends in "#### 42";
+- MATH-500: `problem`, and `answer` beside `solution`;
+- AIME: `problem` or `Problem`, and `answer` or `Answer`.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from planner.errors import InvalidOption
+from services.evaluation.tables import parquet_rows
 from workers.reference.synthetic import Kind, Split, queries
 
 
@@ -41,20 +48,12 @@ def synthetic(name: str, limit: int, seed: int) -> tuple[Question, ...]:
     return tuple(Question(query.id, query.question, query.answer) for query in drawn)
 
 
-def from_file(path: Path, limit: int | None, seed: int) -> tuple[Question, ...]:
-    """The questions of a JSONL file of {"question", "answer"}, `limit` of them drawn by the seed.
+def from_files(paths: Sequence[Path], limit: int | None, seed: int) -> tuple[Question, ...]:
+    """The questions of these files, one after another, or `limit` of them drawn by the seed.
 
     Raises InvalidOption that names the file and the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise InvalidOption(f"{path}: can't be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise InvalidOption(f"{path}: isn't UTF-8: {error}.") from error
-    found = [_read(path, place, line) for place, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise InvalidOption(f"{path}: has no questions in it.")
+    found = [question for path in paths for question in _questions(path, several=len(paths) > 1)]
     if limit is None or limit >= len(found):
         return tuple(found)
     return tuple(random.Random(seed).sample(found, limit))
@@ -66,16 +65,41 @@ def fingerprint(questions: tuple[Question, ...]) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _read(path: Path, place: int, line: str) -> Question:
-    where = f"{path}, line {place}"
+def _questions(path: Path, *, several: bool) -> list[Question]:
+    """All questions of a file. Their ids name it where there are several files."""
+    name = f"{path.name} " if several else ""
+    rows = parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+    found = [_question(f"{path}, line {place}", f"{name}line-{place}", row) for place, row in rows]
+    if not found:
+        raise InvalidOption(f"{path}: has no questions in it.")
+    return found
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """What each line that isn't empty says, with its number."""
     try:
-        said = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InvalidOption(f"{where}: isn't JSON: {error}.") from error
-    question = said.get("question") if isinstance(said, dict) else None
-    answer = said.get("answer") if isinstance(said, dict) else None
-    if not isinstance(question, str) or not isinstance(answer, str | int | float):
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise InvalidOption(f"{path}: can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidOption(f"{path}: isn't UTF-8: {error}.") from error
+    for place, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield place, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InvalidOption(f"{path}, line {place}: isn't JSON: {error}.") from error
+
+
+def _question(where: str, name: str, row: Any) -> Question:
+    """The question of one line, in whichever of the formats it is."""
+    said = {key.lower(): value for key, value in row.items()} if isinstance(row, dict) else {}
+    text = said.get("question", said.get("problem"))
+    answer = said.get("answer")
+    if not isinstance(text, str) or not isinstance(answer, str | int | float):
         raise InvalidOption(
-            f'{where}: must be an object with "question", a text, and "answer", a text or a number.'
+            f'{where}: must be an object with "question" or "problem", a text, and "answer", a '
+            "text or a number."
         )
-    return Question(f"line-{place}", question, str(answer))
+    # GSM8K's answers are whole solutions, and the answer itself stands after the hashes.
+    return Question(name, text, str(answer).rpartition("####")[2].strip())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
 from statistics import fmean
 
 from planner.answers import canonical
@@ -13,8 +12,8 @@ from planner.domain import Budget, Message, Query
 from planner.effort import Effort, Options, settle
 from planner.replay import replay_samples
 from planner.tally import answer_given
+from services.evaluation.estimates import pass_at_k, wilson
 from services.evaluation.samples import Recorded
-from services.evaluation.summary import wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +104,6 @@ def summary(ended: Sequence[Ended], effort: Effort) -> Summary:
         candidates=effort.candidates,
         notes=dict(Counter(note for one in ended for note in one.notes).most_common()),
     )
-
-
-def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The chance that any of `k` samples drawn without replacement is right (Chen et al., arXiv
-    2107.03374): unbiased, where `right` of `samples` are.
-    """
-    return 1.0 - comb(samples - right, k) / comb(samples, k)
 
 
 def _replay(query: Recorded, effort: Effort, grades: bool) -> Ended:

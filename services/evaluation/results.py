@@ -1,5 +1,7 @@
 """The results on disk: `run.json` says what is measured, `results.jsonl` has a line a reply.
 
+`settled.json` has what was found out on the way and all later requests depend on.
+
 What always holds: a line is written whole or, after a crash, forgotten; a reply that was recorded
 is never asked for again; an error is kept, and asked for again by the next run; a folder holds the
 results of one configuration only, and one process writes it at a time.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +29,8 @@ class Record:
     """How one question went with one variant. With an `error` there was no reply.
 
     `right` compares the reply's answer with the `gold` one, `passed` says whether any candidate
-    had it, `seconds` is the time from request to reply as the client saw it.
+    had it, `correct` how many of those `finished` had it; `seconds` is the time from request to
+    reply as the client saw it.
     """
 
     variant: str
@@ -38,6 +41,8 @@ class Record:
     answer: str | None = None
     right: bool = False
     passed: bool = False
+    correct: int = 0
+    finished: int = 0
     confidence: float = 0.0
     stopped: str | None = None
     completion_tokens: int = 0
@@ -58,6 +63,7 @@ class Results:
 
     def __init__(self, path: Path, records: dict[tuple[str, str], Record], file: TextIO) -> None:
         self.path = path
+        self._settled = path.with_name("settled.json")
         self._records = records
         self._file = file
 
@@ -75,6 +81,16 @@ class Results:
     def of(self, variant: str) -> tuple[Record, ...]:
         """The latest record of each question, in the order they were first asked."""
         return tuple(one for one in self._records.values() if one.variant == variant)
+
+    def settled(self, name: str, find: Callable[[], float]) -> float:
+        """A figure that is found once, and stays what it is however often the run goes on."""
+        known = json.loads(self._settled.read_text()) if self._settled.exists() else {}
+        if name not in known:
+            known[name] = find()
+            fresh = self._settled.with_suffix(".new")
+            fresh.write_text(json.dumps(known) + "\n")
+            fresh.replace(self._settled)
+        return float(known[name])
 
     @property
     def errors(self) -> tuple[Record, ...]:

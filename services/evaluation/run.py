@@ -18,7 +18,7 @@ from planner.errors import LongthinkError
 from services.client import ServiceError
 from services.evaluation.questions import Question
 from services.evaluation.results import Record, Results
-from services.evaluation.variants import Variant
+from services.evaluation.variants import Variant, Worth
 
 HOPELESS = 20
 """So many errors in a row, and the run ends: the service is gone, or refuses them all."""
@@ -37,12 +37,16 @@ class Hopeless(LongthinkError):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What every request says alike. Questions are asked with seeds that derive from `seed`."""
+    """What every request says alike. Questions are asked with seeds that derive from `seed`.
+
+    `worth` is needed by variants whose budget counts candidates' worth.
+    """
 
     model: str
     seed: int
     temperature: float
     max_tokens: int | None = None
+    worth: Worth | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Job:
             "messages": [{"role": "user", "content": self.question.text}],
             "temperature": sampling.temperature,
             "seed": self.seed,
-            "longthink": self.variant.options(),
+            "longthink": self.variant.options(sampling.worth),
             **length,
         }
 
@@ -125,11 +129,14 @@ def judged(job: Job, reply: Mapping[str, Any], seconds: float) -> Record:
         ours = reply["longthink"]
         spent = ours["spent"]
         gold = canonical(job.question.answer)
+        correct = sum(vote["count"] for vote in ours["votes"] if canonical(vote["answer"]) == gold)
         return _record(
             job,
             answer=ours["answer"],
             right=ours["answer"] is not None and canonical(ours["answer"]) == gold,
-            passed=any(canonical(vote["answer"]) == gold for vote in ours["votes"]),
+            passed=correct > 0,
+            correct=correct,
+            finished=_finished(job.variant, ours),
             confidence=ours["confidence"],
             stopped=ours["stopped"],
             completion_tokens=spent["completion_tokens"],
@@ -140,6 +147,19 @@ def judged(job: Job, reply: Mapping[str, Any], seconds: float) -> Record:
         )
     except (KeyError, TypeError) as error:
         raise ServiceError(f"The reply isn't one of longthink's: {error!r} is amiss.") from error
+
+
+def _finished(variant: Variant, ours: Mapping[str, Any]) -> int:
+    """How many candidates came to an end.
+
+    Where all that was planned is done, those without an answer are among them. What was cut or
+    cancelled isn't.
+    """
+    answered: int = sum(vote["count"] for vote in ours["votes"])
+    if ours["stopped"] != "complete":
+        return answered
+    sampled: int = ours["spent"]["candidates"]
+    return max(answered, min(variant.candidates, sampled))
 
 
 def _record(job: Job, **known: Any) -> Record:

@@ -4,75 +4,119 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from statistics import fmean
 
+from services.evaluation.estimates import (
+    Interval,
+    mean_interval,
+    pass_at_k,
+    percentile,
+    percentile_interval,
+    wilson,
+)
 from services.evaluation.results import Record, Results
-from services.evaluation.variants import Variant
+from services.evaluation.variants import Variant, Worth
 
-_Z95 = 1.959963984540054
-"""The normal distribution's 97.5th percentile: 95% of it lies within so many deviations."""
+
+@dataclass(frozen=True, slots=True)
+class PassAt:
+    """The share of questions in which k candidates would have the answer among them."""
+
+    k: int
+    share: float
+    ci95: Interval
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """What one variant came to, over the questions that got a reply.
 
-    `accuracy` and `pass_at_k` (any candidate right) are shares of one; `ci95` is Wilson's interval
-    of the accuracy. Without any reply they are None.
+    `accuracy` and `pass_at_k` (any candidate right) are shares of one. What ends in `ci95` is an
+    interval: Wilson's for shares (`ci95` alone is the accuracy's), Student's for means, and one
+    free of any distribution for percentiles. None is what can't be told, as without any reply.
+
+    `worth` says that `candidates` counts candidates' worth of completion tokens, and
+    `budget_tokens` how many those are, which no request may exceed.
+
+    `pass_at` estimates pass@k for k = 1, 2, 4 and so on, as far as every question has so many
+    candidates. It is unbiased where no candidate was left out for what others said: for samples
+    independent of each other and no stopping rule, `majority@none` say.
     """
 
     strategy: str
     candidates: int
     queries: int
-    accuracy: float | None
-    ci95: tuple[float, float] | None
-    pass_at_k: float | None
-    mean_completion_tokens: float | None
-    mean_reward_tokens: float | None
-    p50_seconds: float | None
-    p95_seconds: float | None
+    accuracy: float | None = None
+    ci95: Interval | None = None
+    pass_at_k: float | None = None
+    mean_completion_tokens: float | None = None
+    mean_reward_tokens: float | None = None
+    p50_seconds: float | None = None
+    p95_seconds: float | None = None
+    worth: bool = False
+    budget_tokens: int | None = None
+    pass_at_k_ci95: Interval | None = None
+    mean_completion_tokens_ci95: Interval | None = None
+    mean_reward_tokens_ci95: Interval | None = None
+    p50_seconds_ci95: Interval | None = None
+    p95_seconds_ci95: Interval | None = None
+    pass_at: tuple[PassAt, ...] = ()
 
 
-def rows(results: Results, variants: Sequence[Variant]) -> tuple[Row, ...]:
+def rows(
+    results: Results, variants: Sequence[Variant], worth: Worth | None = None
+) -> tuple[Row, ...]:
     """A row a variant, in their order."""
-    return tuple(row(variant, results.of(variant.key)) for variant in variants)
+    return tuple(row(variant, results.of(variant.key), worth) for variant in variants)
 
 
-def row(variant: Variant, records: Sequence[Record]) -> Row:
+def row(variant: Variant, records: Sequence[Record], worth: Worth | None = None) -> Row:
     """What these records of one variant come to; those with an error are left out."""
     replies = [record for record in records if record.error is None]
+    most = None
+    if variant.worth and worth is not None:
+        limits = worth.limits(variant.strategy, variant.candidates)
+        most = limits.get("completion_tokens")
     if not replies:
-        return Row(variant.written, variant.candidates, 0, *(None,) * 7)
+        return Row(variant.written, variant.candidates, 0, worth=variant.worth, budget_tokens=most)
     right = sum(record.right for record in replies)
+    passed = sum(record.passed for record in replies)
+    completion = [record.completion_tokens for record in replies]
+    reward = [record.reward_tokens for record in replies]
     seconds = sorted(record.seconds for record in replies)
-    low, high = wilson(right, len(replies))
+    total = len(replies)
     return Row(
         strategy=variant.written,
         candidates=variant.candidates,
-        queries=len(replies),
-        accuracy=round(right / len(replies), 4),
-        ci95=(round(low, 4), round(high, 4)),
-        pass_at_k=round(fmean(record.passed for record in replies), 4),
-        mean_completion_tokens=round(fmean(record.completion_tokens for record in replies), 2),
-        mean_reward_tokens=round(fmean(record.reward_tokens for record in replies), 2),
+        queries=total,
+        accuracy=round(right / total, 4),
+        ci95=_rounded(wilson(right, total), 4),
+        pass_at_k=round(passed / total, 4),
+        mean_completion_tokens=round(fmean(completion), 2),
+        mean_reward_tokens=round(fmean(reward), 2),
         p50_seconds=round(percentile(seconds, 0.50), 4),
         p95_seconds=round(percentile(seconds, 0.95), 4),
+        worth=variant.worth,
+        budget_tokens=most,
+        pass_at_k_ci95=_rounded(wilson(passed, total), 4),
+        mean_completion_tokens_ci95=_rounded(mean_interval(completion), 2),
+        mean_reward_tokens_ci95=_rounded(mean_interval(reward), 2),
+        p50_seconds_ci95=_rounded(percentile_interval(seconds, 0.50), 4),
+        p95_seconds_ci95=_rounded(percentile_interval(seconds, 0.95), 4),
+        pass_at=pass_at(replies),
     )
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """The 95% score interval of a share (Wilson 1927): sound at 0, at 1 and for few questions."""
-    share = right / total
-    middle = share + _Z95**2 / (2 * total)
-    reach = _Z95 * sqrt(share * (1 - share) / total + _Z95**2 / (4 * total**2))
-    scale = 1 + _Z95**2 / total
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+def pass_at(replies: Sequence[Record]) -> tuple[PassAt, ...]:
+    """pass@k for each power of two that no question has fewer candidates than."""
+    least = min(record.finished for record in replies)
+    found = []
+    for k in (2**power for power in range(least.bit_length())):
+        total = sum(pass_at_k(record.finished, record.correct, k) for record in replies)
+        low, high = wilson(total, len(replies))
+        found.append(PassAt(k, round(total / len(replies), 4), (round(low, 4), round(high, 4))))
+    return tuple(found)
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that `share` of these, in ascending order, lie below; between two, interpolated."""
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+def _rounded(interval: Interval | None, places: int) -> Interval | None:
+    return None if interval is None else (round(interval[0], places), round(interval[1], places))

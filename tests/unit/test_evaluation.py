@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.errors import InvalidOption
-from services.evaluation.questions import Question, fingerprint, from_file, synthetic
+from services.evaluation.estimates import percentile, wilson
+from services.evaluation.questions import Question, fingerprint, from_files, synthetic
 from services.evaluation.results import Record, ResultsError, opened
 from services.evaluation.run import Job, Sampling, evaluate, judged
-from services.evaluation.summary import percentile, row, wilson
-from services.evaluation.variants import Variant, variants
+from services.evaluation.summary import row
+from services.evaluation.variants import Variant, Worth, variants
 
 RECORD = Record("majority x4", "majority", 4, "q", "2", answer="2", right=True, passed=True)
 VARIANT = Variant("majority", "majority", None, None, 4)
@@ -41,6 +42,48 @@ def test_every_strategy_at_every_width_and_single_once() -> None:
     """Each strategy is measured at each width, but `single` has one; doubles are one."""
     compared = variants(["single", "majority", "majority"], [1, 16, 1])
     assert [one.key for one in compared] == ["single x1", "majority x1", "majority x16"]
+
+
+def test_candidates_worth_are_told_from_candidates() -> None:
+    """Both kinds of numbers may be asked for at once; `single` is still one."""
+    compared = variants(["single", "majority"], [4], [1, 4])
+    assert [one.key for one in compared] == [
+        "single x1",
+        "majority x4",
+        "majority ~1",
+        "majority ~4",
+    ]
+    assert [one.worth for one in compared] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("candidates", "budgets"), [([0], []), ([], [0]), ([4], [-1]), ([], [])])
+def test_there_is_no_budget_for_nothing(candidates: list[int], budgets: list[int]) -> None:
+    """A number of candidates, or of candidates' worth, is 1 or more, and there is at least one."""
+    with pytest.raises(InvalidOption, match="number of candidates"):
+        variants(["majority"], candidates, budgets)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "n", "limits"),
+    [
+        ("majority", 16, {"candidates": 64, "completion_tokens": 1602}),
+        ("best_of_n", 4, {"candidates": 16, "completion_tokens": 400}),
+        ("ab_mcts", 16, {"candidates": 64, "completion_tokens": 1602}),
+        ("beam", 16, {"candidates": 12, "completion_tokens": 1602}),
+        ("rebase", 2, {"candidates": 2, "completion_tokens": 200}),
+        ("majority", 1, {"candidates": 1}),
+        ("beam", 1, {"candidates": 1}),
+    ],
+)
+def test_candidates_worth_are_tokens(strategy: str, n: int, limits: dict[str, int]) -> None:
+    """As many tokens as n samples take, and candidates to make the most of them; one is uncut."""
+    variant = Variant(strategy, strategy, None, None, n, worth=True)
+    assert variant.options(Worth(100.1, 0.75)) == {"strategy": strategy, "budget": limits}
+
+
+def test_a_plan_never_has_no_candidate() -> None:
+    """However narrow, it is one."""
+    assert Worth(100.0, 0.01).limits("beam", 4)["candidates"] == 1
 
 
 @pytest.mark.parametrize("text", ["", "majority/", "majority@", "single/none", "x", "@beta"])
@@ -68,19 +111,19 @@ def test_the_seed_draws_from_a_file(tmp_path: Path) -> None:
     """Of a file with more questions than asked for, the seed chooses which."""
     path = tmp_path / "f.jsonl"
     path.write_text("".join(f'{{"question": "q{n}", "answer": {n}}}\n' for n in range(50)))
-    drawn = from_file(path, 10, 1)
+    drawn = from_files((path,), 10, 1)
     assert len(set(drawn)) == 10
-    assert drawn == from_file(path, 10, 1)
-    assert drawn != from_file(path, 10, 2)
-    assert len(from_file(path, None, 1)) == 50
-    assert from_file(path, None, 1) == from_file(path, 60, 2)
+    assert drawn == from_files((path,), 10, 1)
+    assert drawn != from_files((path,), 10, 2)
+    assert len(from_files((path,), None, 1)) == 50
+    assert from_files((path,), None, 1) == from_files((path,), 60, 2)
 
 
 def test_other_line_ends_within_a_text_end_no_line(tmp_path: Path) -> None:
     """A line separator in a question, which JSON allows, doesn't cut it in two."""
     path = tmp_path / "f.jsonl"
     path.write_text('{"question": "a\u2028b", "answer": "x"}\r\n', encoding="utf-8")
-    assert from_file(path, None, 0) == (Question("line-1", "a\u2028b", "x"),)
+    assert from_files((path,), None, 0) == (Question("line-1", "a\u2028b", "x"),)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +134,7 @@ def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "f.jsonl"
     path.write_text(f'{{"question": "a", "answer": "b"}}\n{line}\n')
     with pytest.raises(InvalidOption, match=r"f\.jsonl, line 2: "):
-        from_file(path, None, 0)
+        from_files((path,), None, 0)
 
 
 def test_an_empty_or_binary_file_is_refused(tmp_path: Path) -> None:
@@ -99,10 +142,10 @@ def test_an_empty_or_binary_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_text("\n")
     with pytest.raises(InvalidOption, match="no questions"):
-        from_file(path, None, 0)
+        from_files((path,), None, 0)
     path.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(InvalidOption, match="isn't UTF-8"):
-        from_file(path, None, 0)
+        from_files((path,), None, 0)
 
 
 def test_other_questions_have_another_fingerprint() -> None:
@@ -130,6 +173,15 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
         assert list(results.errors) == []
     with opened(tmp_path, {"seed": 1}) as results:
         assert results.has("majority x4", "p")
+
+
+def test_a_figure_is_settled_once(tmp_path: Path) -> None:
+    """What was found out by a run stays as it is for those that go on with it."""
+    with opened(tmp_path, {}) as results:
+        assert results.settled("tokens", lambda: 1.5) == 1.5
+        assert results.settled("other", lambda: 7.0) == 7.0
+    with opened(tmp_path, {}) as results:
+        assert results.settled("tokens", lambda: 2.5) == 1.5
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -243,6 +295,54 @@ def test_a_reply_is_judged_by_its_answer(
     record = judged(job, reply(answer=answer), 1.5)
     assert (record.right, record.passed, record.error) == (right, passed, None)
     assert (record.completion_tokens, record.reward_tokens, record.sampled) == (12, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "sampled", "correct", "finished"),
+    [("complete", 4, 3, 4), ("complete", 6, 3, 4), ("certain", 6, 3, 4), ("budget", 9, 3, 4)],
+)
+def test_candidates_are_counted(stopped: str, sampled: int, correct: int, finished: int) -> None:
+    """Right ones by their votes; ended ones by all that was planned, if it is done."""
+    spent = {"completion_tokens": 12, "reward_tokens": 3, "candidates": sampled}
+    job = Job(Question("q", "?", "1/2"), VARIANT, 1)
+    record = judged(job, reply(stopped=stopped, spent=spent), 1.5)
+    assert (record.correct, record.finished) == (correct, finished)
+
+
+def test_a_candidate_without_an_answer_is_wrong() -> None:
+    """Where all four are done and three have voted, the fourth counts for pass@k."""
+    votes = [{"answer": "0.5", "count": 3}]
+    record = judged(Job(Question("q", "?", "1/2"), VARIANT, 1), reply(votes=votes), 1.5)
+    assert (record.correct, record.finished) == (3, 4)
+    votes = [{"answer": "0.5", "count": 3}]
+    cut = reply(votes=votes, stopped="budget")
+    assert judged(Job(Question("q", "?", "1/2"), VARIANT, 1), cut, 1.5).finished == 3
+
+
+def test_a_row_has_every_figure_with_its_interval() -> None:
+    """Shares by Wilson, means by Student, percentiles by ranks; pass@k as far as all can tell."""
+    records = [
+        replace(
+            RECORD,
+            question=str(n),
+            right=n % 2 == 0,
+            passed=n % 4 != 1,
+            correct=2 * (n % 2 == 0),
+            finished=4 + n % 2,
+            completion_tokens=100 + n,
+            seconds=n / 10,
+        )
+        for n in range(100)
+    ]
+    made = row(replace(VARIANT, worth=True), records, Worth(100.0, 0.75))
+    assert (made.accuracy, made.pass_at_k, made.budget_tokens) == (0.5, 0.75, 400)
+    assert made.ci95 == (0.4038, 0.5962)
+    assert made.pass_at_k_ci95 == pytest.approx((0.657, 0.8245), abs=1e-4)
+    assert made.mean_completion_tokens == 149.5
+    assert made.mean_completion_tokens_ci95 == pytest.approx((143.74, 155.26), abs=0.02)
+    assert made.p50_seconds_ci95 == (3.9, 6.0)
+    assert [(one.k, one.share) for one in made.pass_at] == [(1, 0.25), (2, 0.4167), (4, 0.5)]
+    assert all(one.ci95[0] < one.share < one.ci95[1] for one in made.pass_at)
 
 
 class Recorder:

@@ -108,9 +108,11 @@ def send(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], 
 
 
 def reply(body: dict[str, Any], text: str) -> dict[str, Any]:
-    """A reply whose candidates all wrote `text`, but for one, where there are several."""
+    """A reply whose candidates, of 10 tokens, all wrote `text`, but for one of several."""
     ours = body.get("longthink", {})
-    count = ours.get("budget", {}).get("candidates", 1)
+    budget = ours.get("budget", {})
+    count = budget.get("candidates", 1)
+    count = min(count, budget.get("completion_tokens", 10 * count) // 10)
     answer = text.rpartition("#### ")[2] if "#### " in text else None
     votes = [] if answer is None else [{"answer": answer, "count": count, "score": 0.75}]
     if count > 1 and votes:

@@ -43,7 +43,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def test_a_row_for_each_strategy_and_width(
     fake_service: Any, longthink: Run, questions: Path, tmp_path: Path
 ) -> None:
-    """JSON is an array of rows with exactly these keys; `single` has one width."""
+    """JSON is an array of rows that begin with these keys; `single` has one width."""
     compared = "single,majority/weighted@beta:0.9"
     code, out, _ = longthink(
         *("eval", "--file", str(questions), "--strategies", compared, "--candidates", "1,16"),
@@ -56,7 +56,7 @@ def test_a_row_for_each_strategy_and_width(
         ("majority/weighted@beta:0.9", 1),
         ("majority/weighted@beta:0.9", 16),
     ]
-    assert all(list(row) == KEYS for row in rows)
+    assert all(list(row)[: len(KEYS)] == KEYS for row in rows)
     assert rows[0]["queries"] == 10
     assert rows[0]["accuracy"] == 0.6
     assert rows[0]["ci95"] == [0.3127, 0.8318]
@@ -126,6 +126,117 @@ def test_the_same_command_goes_on_where_it_stopped(
     longthink(*command)
     assert fake_service.asked == []
     assert len(records(out)) == 20
+
+
+def test_budgets_are_measured_in_single_samples(
+    fake_service: Any, longthink: Run, questions: Path, tmp_path: Path
+) -> None:
+    """Single samples come first; then every request may spend so many times their mean."""
+    code, out, _ = longthink(
+        *("eval", "--file", str(questions), "--strategies", "majority", "--budgets", "1,16"),
+        *("--out", str(tmp_path / "out"), "--format", "json", "--url", fake_service.url),
+    )
+    rows = json.loads(out)
+    assert code == 0
+    assert [(row["strategy"], row["candidates"], row["budget_tokens"]) for row in rows] == [
+        ("single", 1, None),
+        ("majority", 1, None),
+        ("majority", 16, 160),
+    ]
+    assert [row["mean_completion_tokens"] for row in rows] == [10, 10, 160]
+    asked = [body["longthink"] for body in fake_service.asked]
+    assert [one["strategy"] for one in asked] == ["single"] * 10 + ["majority"] * 20
+    assert {"candidates": 64, "completion_tokens": 160} in [one["budget"] for one in asked]
+
+
+def test_help_says_what_a_budget_is(longthink: Run) -> None:
+    """How a strategy is written, and which fields of a request a budget becomes."""
+    code, out, _ = longthink("eval", "--help")
+    told = " ".join(out.replace("│", " ").split())
+    assert code == 0
+    for shown in ("strategy[/selector][@stop]", "budget.completion_tokens", "openai/gsm8k"):
+        assert shown in told
+
+
+def test_a_budget_may_be_named_in_tokens(
+    fake_service: Any, longthink: Run, questions: Path, tmp_path: Path
+) -> None:
+    """With the tokens of a candidate named, nothing is measured first."""
+    longthink(
+        *("eval", "--file", str(questions), "--strategies", "majority", "--budgets", "4"),
+        *("--tokens-per-candidate", "12.5", "--limit", "1", "--out", str(tmp_path / "out")),
+        *("--url", fake_service.url),
+    )
+    assert [body["longthink"]["budget"] for body in fake_service.asked] == [
+        {"candidates": 16, "completion_tokens": 50}
+    ]
+
+
+def test_a_candidates_worth_stays_what_it_was(
+    fake_service: Any, longthink: Run, questions: Path, tmp_path: Path
+) -> None:
+    """A run that goes on has the budgets that it began with, whatever single samples take now."""
+    out = tmp_path / "out"
+    command = (
+        *("eval", "--file", str(questions), "--strategies", "majority", "--budgets", "4"),
+        *("--out", str(out), "--concurrency", "1", "--url", fake_service.url),
+    )
+    longthink(*command)
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    longer = lines[0].replace('"completion_tokens": 10,', '"completion_tokens": 1000,')
+    assert longer != lines[0]
+    (out / "results.jsonl").write_text("".join([longer, *lines[1:15]]))
+    fake_service.asked.clear()
+    assert longthink(*command)[0] == 0
+    assert [body["longthink"]["budget"] for body in fake_service.asked] == [
+        {"candidates": 16, "completion_tokens": 40}
+    ] * 5
+
+
+def test_a_report_and_a_picture_stand_beside_the_replies(
+    fake_service: Any, longthink: Run, questions: Path, tmp_path: Path
+) -> None:
+    """report.md is what Markdown prints; the picture it shows is there, in both forms."""
+    out = tmp_path / "out"
+    code, printed, _ = longthink(
+        *("eval", "--file", str(questions), "--strategies", "single,majority,best_of_n"),
+        *("--out", str(out), "--format", "markdown", "--url", fake_service.url),
+    )
+    assert code == 0
+    assert printed == (out / "report.md").read_text()
+    assert "| **`single`** | 1 | 10 | 60.0% (31.3–83.2) |" in printed
+    assert "![Accuracy against completion tokens](accuracy.svg)" in printed
+    assert (out / "accuracy.svg").read_text().startswith("<?xml")
+    assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_reply_there_is_no_picture(
+    fake_service: Any, longthink: Run, questions: Path, tmp_path: Path
+) -> None:
+    """Where every request failed, the report says so little as there is to say."""
+    fake_service.script = lambda body: (500, {}, {"error": {"message": "It fell over."}})
+    out = tmp_path / "out"
+    code, _, err = longthink(
+        *("eval", "--file", str(questions), "--strategies", "single", "--out", str(out)),
+        *("--url", fake_service.url),
+    )
+    assert code == 1
+    assert "10 requests failed" in err
+    assert "| `single` | 1 | 0 |" in (out / "report.md").read_text()
+    assert not (out / "accuracy.svg").exists()
+
+
+def test_without_a_sample_there_is_no_budget(
+    fake_service: Any, longthink: Run, questions: Path, tmp_path: Path
+) -> None:
+    """Where no single sample has a reply, nobody knows what a candidate is worth."""
+    fake_service.script = lambda body: (500, {}, {"error": {"message": "It fell over."}})
+    code, out, err = longthink(
+        *("eval", "--file", str(questions), "--strategies", "majority", "--budgets", "4"),
+        *("--out", str(tmp_path / "out"), "--url", fake_service.url),
+    )
+    assert (code, out) == (1, "")
+    assert "--tokens-per-candidate" in err
 
 
 @pytest.mark.parametrize(
@@ -262,6 +373,9 @@ def test_a_right_answer_in_another_form_is_right(
         (("--split", "hard", "--strategies", ""), "at least one strategy"),
         (("--split", "hard", "--candidates", "many"), "--candidates takes whole numbers"),
         (("--split", "hard", "--candidates", "0"), "1 or more, not 0"),
+        (("--split", "hard", "--budgets", "some"), "--budgets takes whole numbers"),
+        (("--split", "hard", "--budgets", "4,0"), "1 or more, not 0"),
+        (("--split", "hard", "--dataset", "x/y"), "either --split or --file or --dataset"),
         (("--file", "/nowhere.jsonl"), "/nowhere.jsonl: can't be read"),
     ],
 )
