@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 
@@ -90,9 +90,10 @@ async def test_nothing_is_left_of_a_closed_verifier() -> None:
 
 def _command(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        command: list[str] = process.cmdline()
     except psutil.NoSuchProcess:
         return []
+    return command
 
 
 async def test_programs_are_one_where_their_output_is(verifier: Verifier) -> None:
