@@ -1,16 +1,19 @@
 r"""Answers: found in a candidate's text, and brought to one canonical form so that they can vote.
 
-`extract` looks, in this order, for the last balanced `\boxed{...}`, the last `#### x`, the last
-"answer: x" (or "the answer is x"), and, in a text that its model ended itself, for the last number
-of the last line. `canonical` writes a number by its value (`0.5`, `1/2`, `\frac{1}{2}` and `50%`
-are all `0.5`; `1/3` stays `1/3`), and anything else in lower case without decoration. Both take any
-text in time linear in its length.
+`extract` takes a text that is JSON as a whole; else it looks, in this order, for the last balanced
+`\boxed{...}`, a last fenced block that is JSON, the last `#### x`, the last "answer: x" (or "the
+answer is x"), and, in a text that its model ended itself, for a last line that is a choice (`B`) or
+else for its last number. `canonical` writes a number by its value (`0.5`, `1/2`, `\frac{1}{2}` and
+`50%` are all `0.5`; `1/3` stays `1/3`), a choice by its letter, JSON by its value, and anything
+else in lower case without decoration. Both take any text in time linear in its length.
 """
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
+
+from planner.forms import choice, fenced, is_choice, json_value
 
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*?)[ \t]*(\n|$)")
@@ -27,9 +30,13 @@ def extract(text: str, *, ended: bool = True) -> str | None:
     `ended` says that the model ended the text itself. Where it was cut instead, an answer that
     runs up to the cut may be half an answer, and isn't one.
     """
+    if json_value(text) is not None:
+        return text.strip()
     boxed = _last_boxed(text)
     if boxed is not None:
         return boxed.strip() or None
+    if "```" in text and (block := fenced(text, ended=ended)) and json_value(block) is not None:
+        return block
     for marker in (_HASHES, _PHRASE):
         found = list(marker.finditer(text))[-1:]
         for last in found:
@@ -37,22 +44,34 @@ def extract(text: str, *, ended: bool = True) -> str | None:
             return _unwrap(last.group(1)) or None if complete else None
     if not ended:
         return None
-    lines = text.rstrip().rsplit("\n", 1)
-    numbers = _LAST_NUMBER.findall(lines[-1])
+    last_line = text.rstrip().rsplit("\n", 1)[-1]
+    if is_choice(last_line):
+        return _unwrap(last_line)
+    numbers = _LAST_NUMBER.findall(last_line)
     return numbers[-1].rstrip(",") if numbers else None
 
 
 def canonical(answer: str) -> str:
     """The one form of all the ways to write `answer`."""
+    if (data := json_value(answer, number_form)) is not None:
+        return data
     plain = _strip_markup(answer)
     value = _value(plain)
     if value is not None:
         return _write(value)
+    if (letter := choice(plain)) is not None:
+        return letter
     return re.sub(r"\s*([,;:()\[\]{}=+*/^<>])\s*", r"\1", " ".join(plain.split())).casefold()
 
 
-def answer_of(text: str, *, ended: bool = True) -> str | None:
-    """The canonical answer that `text` gives, or None."""
+def answer_of(text: str, *, ended: bool = True, code: bool = False) -> str | None:
+    """The canonical answer that `text` gives, or None.
+
+    With `code` that is its last fenced block as it stands: two programs are compared by running
+    them, and not by how they are written.
+    """
+    if code:
+        return fenced(text, ended=ended)
     found = extract(text, ended=ended)
     return canonical(found) or None if found is not None else None
 
@@ -80,8 +99,9 @@ def _unwrap(text: str) -> str:
 
 
 _MARKUP = re.compile(r"\\(?:left|right|displaystyle|,|;|!|:| )|\\[()\[\]]|^\$+|\$+$|\\(?=[%$#&])|~")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_ATOM = re.compile(r"^[-+]?(?:[\d.,]+|[A-Za-z])$")
 _NAMED = re.compile(r"^[A-Za-z]\w{0,2}\s*=\s*(?=[^=])")
 _UNIT = re.compile(r"(?<=[\d}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")
@@ -101,7 +121,13 @@ def _strip_markup(answer: str) -> str:
 def _inline_fraction(found: re.Match[str]) -> str:
     top, bottom = found.group(1) or found.group(2), found.group(3) or found.group(4)
     # A number before it makes a mixed number: 1\frac{1}{2} is 1 1/2.
-    return f" {top}/{bottom}"
+    return f" {_grouped(top)}/{_grouped(bottom)}"
+
+
+def _grouped(part: str | None) -> str:
+    """A part of a fraction, in parentheses unless it is one number or one letter."""
+    part = (part or "").strip()
+    return part if _ATOM.match(part) else f"({part})"
 
 
 _PLAIN = re.compile(rf"^[$€£]?\s*({_NUMBER})$")
@@ -139,6 +165,12 @@ def _value(text: str) -> Fraction | None:
             return None
         return base * Fraction(10) ** exponent
     return None
+
+
+def number_form(text: str) -> str:
+    """The canonical form of a JSON number; one that is absurdly long stays as it is written."""
+    value = _value(text)
+    return text if value is None else _write(value)
 
 
 def _number(text: str) -> Fraction | None:

@@ -182,6 +182,27 @@ class Grade:
         return "grade:" + ".".join(map(str, self.candidate.path))
 
 
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Say which of these distinct canonical answers are the same.
+
+    The first `apart` of them are known to differ from one another. Formulas are the same where
+    they are mathematically equal; code is, where it gives the same output for each of `inputs`:
+    a standard input, or, where `entry` names a function, the JSON array of its arguments.
+    """
+
+    answers: tuple[str, ...]
+    apart: int = 0
+    kind: Literal["formula", "code"] = "formula"
+    inputs: tuple[str, ...] = ()
+    entry: str | None = None
+
+    @property
+    def id(self) -> str:
+        name = "\0".join((str(self.apart), *self.answers)).encode()
+        return "verify:" + blake2b(name, digest_size=8).hexdigest()
+
+
 Task: TypeAlias = Expand | Grade
 
 
@@ -190,8 +211,9 @@ class Result:
     """How a task ended. Every task ends exactly once.
 
     `candidate` is what an `Expand` made (also a partial one, where it was cut or cancelled), or
-    what a `Grade` graded; it is None where nothing came of the task. `cost` is what it took,
-    however it ended.
+    what a `Grade` graded; it is None where nothing came of the task. `same` is what a `Verify`
+    found: groups of two or more answers that are one. `notes` say what couldn't be done. `cost` is
+    what it took, however it ended.
     """
 
     task_id: str
@@ -200,6 +222,8 @@ class Result:
     cost: Cost = Cost()
     error: str | None = None
     worker: str | None = None
+    same: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Stopped(StrEnum):

@@ -1,7 +1,8 @@
 """The tally: finished candidates, grouped by their canonical answer.
 
-Counting a candidate or its grade takes constant time whatever is there already. In whatever order
-the candidates come the tally is the same; `streak` alone tells of the order.
+Counting a candidate or its grade takes constant time whatever is there already, and merging two
+answers that turn out to be one takes time in proportion to the answers. The same tally comes of it
+in whatever order candidates come and answers are merged; `streak` alone tells of the order.
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ class Group:
         if self._rank(candidate) < self._rank(self.best):
             self.best = candidate
 
+    def _absorb(self, other: Group) -> None:
+        """Take over all that `other` has counted."""
+        self.count += other.count
+        self.graded += other.graded
+        self.score_sum += other.score_sum
+        self.confident += other.confident
+        self.confidence_sum += other.confidence_sum
+        self.first = min(self.first, other.first)
+        self._take(other.best)
+
     @staticmethod
     def _rank(candidate: Candidate) -> tuple[float, Path]:
         return (-1.0 if candidate.score is None else -2.0 - candidate.score, candidate.path)
@@ -47,8 +58,12 @@ class Group:
 
 @dataclass(slots=True)
 class Tally:
-    """All that has finished. `groups` vote; `silent` are the candidates that give no answer."""
+    """All that has finished. `groups` vote; `silent` are the candidates that give no answer.
 
+    With `code` an answer is the code in a candidate's last fenced block.
+    """
+
+    code: bool = False
     groups: dict[str, Group] = field(default_factory=dict)
     silent: Group | None = None
     finished: int = 0
@@ -71,6 +86,8 @@ class Tally:
     0 where that gave none."""
     _leader: Group | None = None
     _latest: Group | None = None
+    _names: dict[str, str] = field(default_factory=dict)
+    """Canonical answers that go by the name of another one that they equal."""
 
     @property
     def voters(self) -> int:
@@ -108,13 +125,43 @@ class Tally:
         self._score(group, candidate.score)
         group._take(candidate)
 
+    def name(self, answer: str) -> str:
+        """The canonical answer by whose name the group goes that `answer` belongs to."""
+        return self._names.get(answer, answer)
+
+    def merge(self, one: str, other: str) -> None:
+        """Let two canonical answers be one from now on, whatever has given them or will.
+
+        The group goes by the shortest of its answers, of several the first in order.
+        """
+        names = {self.name(one), self.name(other)}
+        if len(names) == 1:
+            return
+        kept, gone = sorted(names, key=lambda answer: (len(answer), answer))
+        for alias, name in self._names.items():
+            if name == gone:
+                self._names[alias] = kept
+        self._names[gone] = kept
+        merged = self.groups.pop(gone, None)
+        if merged is None:
+            return
+        if kept in self.groups:
+            self.groups[kept]._absorb(merged)
+            if self._latest is merged:
+                self._latest = self.groups[kept]
+        else:
+            merged.answer = kept
+            self.groups[kept] = merged
+        self._recount()
+
     def _group(self, candidate: Candidate) -> Group:
-        answer = answer_given(candidate)
+        answer = answer_given(candidate, code=self.code)
         if answer is None:
             if self.silent is None:
                 self.silent = Group(None)
             return self.silent
-        return self.groups.setdefault(answer, Group(answer))
+        name = self.name(answer)
+        return self.groups.setdefault(name, Group(name))
 
     def _score(self, group: Group, score: float) -> None:
         self.graded += 1
@@ -134,6 +181,12 @@ class Tally:
         group.confident += 1
         group.confidence_sum += confidence
 
+    def _recount(self) -> None:
+        """Find the first two again, after counts have changed otherwise than one by one."""
+        self._leader, self.leader_count, self.runner_up_count = None, 0, 0
+        for group in self.groups.values():
+            self._lead(group)
+
     def _lead(self, group: Group) -> None:
         # Counts only grow, so only the group that grew can have changed the first two.
         if group is self._leader:
@@ -145,11 +198,11 @@ class Tally:
             self.runner_up_count = group.count
 
 
-def answer_given(candidate: Candidate) -> str | None:
+def answer_given(candidate: Candidate, *, code: bool = False) -> str | None:
     """The canonical answer that a candidate gives, or None where it gives none."""
     if candidate.answer is not None:
         return canonical(candidate.answer) or None
-    return answer_of(candidate.text, ended=candidate.finish is Finish.STOP)
+    return answer_of(candidate.text, ended=candidate.finish is Finish.STOP, code=code)
 
 
 def _longer(one: Candidate, other: Candidate) -> bool:

@@ -39,6 +39,7 @@ from services.telemetry import configure_logging
 from services.trace import TraceStore
 from workers.deployments import generators, rewards
 from workers.pool import ServePool
+from workers.verifier import Verifier
 
 APPLICATION = "longthink"
 
@@ -76,11 +77,13 @@ class Edge:
         configure_logging(settings.service.log_format, settings.service.log_level)
         self._settings = settings
         self._redis = connect(redis_url)
+        self._verifier = Verifier()
         self._pool = ServePool(
             generator,
             reward,
             generators=settings.generator.replicas,
             rewards=settings.reward.replicas,
+            verifier=self._verifier,
         )
         self._traces = TraceStore(self._redis, ttl_seconds=settings.redis.ttl_seconds)
         self._reasoner = Reasoner(
@@ -126,6 +129,7 @@ class Edge:
     async def drain(self, seconds: float) -> None:
         """End all requests with the best they have, in at most so long."""
         await self._reasoner.drain(seconds)
+        await self._verifier.close()
 
     async def _ready(self) -> dict[str, bool]:
         return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}

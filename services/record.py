@@ -54,6 +54,8 @@ def result_data(result: Result) -> dict[str, Any]:
         "cost": asdict(result.cost),
         "error": result.error,
         "worker": result.worker,
+        "same": [list(group) for group in result.same],
+        "notes": list(result.notes),
     }
 
 
@@ -67,6 +69,8 @@ def read_result(data: Mapping[str, Any]) -> Result:
         Cost(**data["cost"]),
         data["error"],
         data["worker"],
+        tuple(tuple(group) for group in data["same"]),
+        tuple(data["notes"]),
     )
 
 

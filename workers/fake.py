@@ -16,7 +16,17 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from planner.confidence import Watch
 from planner.errors import InvalidOption, PromptTooLong
-from workers.messages import Generate, Generated, GenerationEvent, Grade, Graded, Prompt, Tokens
+from workers.messages import (
+    Generate,
+    Generated,
+    GenerationEvent,
+    Grade,
+    Graded,
+    Prompt,
+    Tokens,
+    Verified,
+    Verify,
+)
 
 Fault: TypeAlias = Literal["failed", "lost", "hang"]
 Messages: TypeAlias = tuple[tuple[str, str], ...]
@@ -48,6 +58,15 @@ class Verdict:
     fault: Fault | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a comparison comes to: `same` after `seconds`, unless it has a fault."""
+
+    same: tuple[tuple[str, ...], ...] = ()
+    seconds: float = 0.0
+    fault: Fault | None = None
+
+
 def write(call: Generate) -> Script:
     """A few steps of a line each and an answer, decided by the seed and the prompt."""
     chance = random.Random(f"{call.seed}/{call.prompt_ids}")
@@ -60,19 +79,32 @@ def judge(call: Grade) -> Verdict:
     return Verdict(tuple(random.Random(step).random() for step in call.steps))
 
 
+def compare(call: Verify) -> Ruling:
+    """Answers are one that are made of the same characters: `a+b` and `b+a`."""
+    groups: dict[str, list[str]] = {}
+    for answer in call.answers:
+        groups.setdefault("".join(sorted(answer)), []).append(answer)
+    return Ruling(tuple(tuple(group) for group in groups.values() if len(group) > 1))
+
+
 class FakePool:
-    """One worker that does what `write` and `judge` say. Without `judge` it grades nothing."""
+    """One worker that does what `write`, `judge` and `compare` say.
+
+    Without `judge` it grades nothing, without `compare` it compares nothing.
+    """
 
     def __init__(
         self,
         write: Callable[[Generate], Script] = write,
         judge: Callable[[Grade], Verdict] | None = judge,
+        compare: Callable[[Verify], Ruling] | None = compare,
         *,
         context: int = 4096,
         worker: str = "fake",
     ) -> None:
         self._write = write
         self._judge = judge
+        self._compare = compare
         self._context = context
         self._worker = worker
         self._totals: Counter[str] = Counter(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
@@ -82,6 +114,11 @@ class FakePool:
     def grades(self) -> bool:
         """Whether there is a reward model."""
         return self._judge is not None
+
+    @property
+    def verifies(self) -> bool:
+        """Whether answers can be compared."""
+        return self._compare is not None
 
     async def counters(self) -> dict[str, dict[str, int]]:
         """What the worker has counted and what it runs, as the pool of real workers says it."""
@@ -114,6 +151,11 @@ class FakePool:
             [_Reading(call, verdict(call), self._worker, self._totals) for call in batch]
         )
 
+    def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
+        """See `workers.ports.Pool`."""
+        ruling = self._compare or _no_compare
+        return self._carry([_Comparing(call, ruling(call), self._worker) for call in batch])
+
     async def cancel(self, ids: Collection[str]) -> None:
         """See `workers.ports.Pool`."""
         for call_id in self._running.keys() & set(ids):
@@ -124,7 +166,7 @@ class FakePool:
         return self._events(calls)
 
     async def _events(self, calls: Sequence[_Call]) -> AsyncIterator[Any]:
-        events: asyncio.Queue[GenerationEvent | Graded] = asyncio.Queue()
+        events: asyncio.Queue[GenerationEvent | Graded | Verified] = asyncio.Queue()
 
         async def end(call: _Call) -> None:
             ended = await call.run(events.put_nowait)
@@ -152,7 +194,7 @@ class _Call(Protocol):
     id: str
     cancelled: asyncio.Event
 
-    async def run(self, emit: Callable[[Tokens], None]) -> Generated | Graded:
+    async def run(self, emit: Callable[[Tokens], None]) -> Generated | Graded | Verified:
         """Do what the script says, and say how it ended."""
 
 
@@ -264,6 +306,32 @@ class _Reading:
                 self._totals["prompt_tokens"] += self._needs
                 scores = self._verdict.step_scores
                 return Graded(self.id, "done", scores, self._needs, worker=self._worker)
+
+
+class _Comparing:
+    """One `Verify` and its ruling."""
+
+    def __init__(self, request: Verify, ruling: Ruling, worker: str) -> None:
+        self.id = request.id
+        self.cancelled = asyncio.Event()
+        self._ruling = ruling
+        self._worker = worker
+
+    async def run(self, _: Callable[[Tokens], None]) -> Verified:
+        """Rule, if somebody still wants it."""
+        dropped = await _dropped(self.cancelled, self._ruling.seconds)
+        if not dropped and self._ruling.fault == "hang":
+            dropped = await self.cancelled.wait()
+        if dropped:
+            return Verified(self.id, "cancelled", worker=self._worker)
+        if self._ruling.fault is not None:
+            error = "It failed, as scripted."
+            return Verified(self.id, "failed", worker=self._worker, error=error)
+        return Verified(self.id, "done", self._ruling.same, worker=self._worker)
+
+
+def _no_compare(_: Verify) -> Ruling:
+    return Ruling(fault="failed")
 
 
 def _no_judge(_: Grade) -> Verdict:

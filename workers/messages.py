@@ -122,3 +122,35 @@ class Graded:
     worker: str = ""
     error: str | None = None
     lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Say which of these distinct canonical answers are one.
+
+    See `planner.domain.Verify`, whose fields these are; `id` is unlike that of any other call in
+    flight.
+    """
+
+    id: str
+    answers: tuple[str, ...]
+    apart: int = 0
+    kind: Literal["formula", "code"] = "formula"
+    inputs: tuple[str, ...] = ()
+    entry: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How a `Verify` ended: "done", "cancelled" or "failed" (then `error` says why).
+
+    `same` are groups of two or more of its answers that are one; an answer that is in none is
+    equal to no other. What couldn't be compared counts as different, and `notes` say so.
+    """
+
+    id: str
+    finish: Literal["done", "cancelled", "failed"]
+    same: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    worker: str = ""
+    error: str | None = None

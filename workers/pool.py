@@ -1,4 +1,4 @@
-"""The pool of real workers: engines behind Ray Serve handles.
+"""The pool of real workers: engines behind Ray Serve handles, and a verifier beside them.
 
 Owns how a batch is shared between replicas and how what comes back becomes one stream. What
 always holds: each call ends in exactly one result, also when its replica dies, hangs in its start
@@ -29,7 +29,17 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from planner.errors import InvalidOption, WorkersUnavailable
-from workers.messages import Generate, Generated, GenerationEvent, Grade, Graded, Prompt
+from workers.messages import (
+    Generate,
+    Generated,
+    GenerationEvent,
+    Grade,
+    Graded,
+    Prompt,
+    Verified,
+    Verify,
+)
+from workers.verifier import Verifier
 
 Item = TypeVar("Item")
 Handle: TypeAlias = DeploymentHandle[Any]
@@ -50,7 +60,7 @@ class _LostError(Exception):
 
 
 class ServePool:
-    """Generators, and reward models if there are any, as one.
+    """Generators, and reward models and a verifier if there are any, as one.
 
     `generators` and `rewards` are how many replicas a batch is shared between. A batch that no
     replica takes within `patience_seconds` is lost.
@@ -64,12 +74,14 @@ class ServePool:
         generators: int = 1,
         rewards: int = 1,
         patience_seconds: float = 30.0,
+        verifier: Verifier | None = None,
     ) -> None:
         self._generator = generator
         self._reward = reward
         self._generators = generators
         self._rewards = rewards
         self._patience = patience_seconds
+        self._verifier = verifier
         # A flight lives as long as the stream it belongs to, wherever that one is dropped.
         self._flights: WeakValueDictionary[str, _Flight] = WeakValueDictionary()
 
@@ -77,6 +89,11 @@ class ServePool:
     def grades(self) -> bool:
         """Whether there is a reward model."""
         return self._reward is not None
+
+    @property
+    def verifies(self) -> bool:
+        """Whether there is a verifier."""
+        return self._verifier is not None
 
     async def prepare(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
         """See `workers.ports.Pool`."""
@@ -118,8 +135,14 @@ class ServePool:
             ]
         )
 
+    def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
+        """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
+        return _unverified(batch) if self._verifier is None else self._verifier.verify(batch)
+
     async def cancel(self, ids: Collection[str]) -> None:
         """See `workers.ports.Pool`."""
+        if self._verifier is not None:
+            await self._verifier.cancel(ids)
         flights = {}
         for call_id in ids:
             flight = self._flights.get(call_id)
@@ -270,6 +293,11 @@ class _Flight:
 async def _refused(batch: Sequence[Grade]) -> AsyncIterator[Graded]:
     for call in batch:
         yield Graded(call.id, "failed", error="There is no reward model in this profile.")
+
+
+async def _unverified(batch: Sequence[Verify]) -> AsyncIterator[Verified]:
+    for call in batch:
+        yield Verified(call.id, "failed", error="There is no verifier in this profile.")
 
 
 async def _items(handle: Handle, method: str, batch: tuple[Any, ...]) -> AsyncGenerator[Any, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
-from workers.messages import Generate, GenerationEvent, Grade, Graded, Prompt
+from workers.messages import Generate, GenerationEvent, Grade, Graded, Prompt, Verified, Verify
 
 
 class Pool(Protocol):
@@ -14,6 +14,10 @@ class Pool(Protocol):
     @property
     def grades(self) -> bool:
         """Whether there is a reward model."""
+
+    @property
+    def verifies(self) -> bool:
+        """Whether answers can be compared."""
 
     async def prepare(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
         """The conversation, as (role, content) pairs, in the model's own tokens.
@@ -43,3 +47,9 @@ class Pool(Protocol):
 
     def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
         """Score the batch; every call ends in exactly one `Graded`."""
+
+    def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
+        """Compare answers; every call ends in exactly one `Verified`, in the order they finish.
+
+        Closing the iterator ends what is still being compared.
+        """

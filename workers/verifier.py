@@ -1,0 +1,156 @@
+"""The verifier: which of the distinct answers to a question are one.
+
+Formulas are compared by math-verify, code by what it gives for the request's inputs. Owns the
+processes for both. What always holds: each call ends in exactly one `Verified`, whatever hangs;
+what can't be compared counts as different, and a note says so; each new answer is compared with
+one of each group that is there, and code is run once on each input, however many answers there
+are; nothing is left running when a stream or the verifier is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+
+from pebble import ProcessExpired
+
+from planner.answers import number_form
+from planner.equivalence import may_be_same
+from planner.forms import json_value
+from workers.messages import Verified, Verify
+from workers.verifying.formulas import FormulaPool
+from workers.verifying.sandbox import Run, Sandbox
+
+WORKER = "verifier"
+
+
+class Verifier:
+    """Compares answers of every kind. `close` it at the end."""
+
+    def __init__(
+        self,
+        formulas: FormulaPool | None = None,
+        sandbox: Sandbox | None = None,
+        *,
+        patience_seconds: float = 20.0,
+    ) -> None:
+        """`patience_seconds` is how long the formulas of one call may take together."""
+        self._patience = patience_seconds
+        self._formulas = formulas or FormulaPool()
+        self._sandbox = sandbox or Sandbox()
+        self._running: dict[str, asyncio.Task[Verified]] = {}
+
+    def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
+        """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
+        tasks = {call.id: asyncio.create_task(self._compared(call)) for call in batch}
+        self._running.update(tasks)
+        return self._results(tasks)
+
+    async def cancel(self, ids: Collection[str]) -> None:
+        """End these calls now; each still yields its result. Unknown ids are ignored."""
+        for call_id in self._running.keys() & set(ids):
+            self._running[call_id].cancel()
+
+    async def close(self) -> None:
+        """End every call and every process. Idempotent."""
+        calls = list(self._running.values())
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.to_thread(self._formulas.close)
+
+    async def _results(self, tasks: dict[str, asyncio.Task[Verified]]) -> AsyncIterator[Verified]:
+        names = {task: call_id for call_id, task in tasks.items()}
+        waiting = set(names)
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when="FIRST_COMPLETED")
+                for task in done:
+                    self._running.pop(names[task], None)
+                    yield _cancelled(names[task]) if task.cancelled() else task.result()
+        finally:
+            for task, call_id in names.items():
+                self._running.pop(call_id, None)
+                task.cancel()
+            await asyncio.gather(*names, return_exceptions=True)
+
+    async def _compared(self, call: Verify) -> Verified:
+        return await (self._by_running(call) if call.kind == "code" else self._by_formula(call))
+
+    # Formulas
+
+    async def _by_formula(self, call: Verify) -> Verified:
+        groups = [[answer] for answer in call.answers[: call.apart]]
+        notes: list[str] = []
+        deadline = asyncio.get_running_loop().time() + self._patience
+        for answer in call.answers[call.apart :]:
+            firsts = [group[0] for group in groups]
+            try:
+                async with asyncio.timeout_at(deadline):
+                    equal = await asyncio.gather(*(self._equal(answer, it, notes) for it in firsts))
+            except TimeoutError:
+                late = len(call.answers) - call.answers.index(answer)
+                notes.append(f"There was no time to compare the last {late} answers.")
+                break
+            if True in equal:
+                groups[equal.index(True)].append(answer)
+            else:
+                groups.append([answer])
+        return _done(call, groups, notes)
+
+    async def _equal(self, one: str, other: str, notes: list[str]) -> bool:
+        if not may_be_same(one, other):
+            return False
+        try:
+            return await self._formulas.equal(one, other)
+        except TimeoutError:
+            why = "took too long to compare"
+        except ProcessExpired:
+            why = "could not be compared"
+        notes.append(f"{one} and {other} {why}, and count as different.")
+        return False
+
+    # Code
+
+    async def _by_running(self, call: Verify) -> Verified:
+        if not call.inputs:
+            note = "Without inputs to run them on, programs count as different."
+            return _done(call, [], [note])
+        all_runs = await asyncio.gather(*(self._runs(call, code) for code in call.answers))
+        groups: dict[tuple[str, ...], list[str]] = {}
+        notes = []
+        for place, (code, runs) in enumerate(zip(call.answers, all_runs, strict=True), 1):
+            last = runs[-1]
+            if last.refused:
+                return Verified(call.id, "failed", worker=WORKER, error=last.fault)
+            if last.fault is not None:
+                notes.append(f"Program {place} of {len(call.answers)}: {last.fault}")
+            else:
+                outputs = tuple(_comparable(run.output or "", call.entry) for run in runs)
+                groups.setdefault(outputs, []).append(code)
+        return _done(call, list(groups.values()), notes)
+
+    async def _runs(self, call: Verify, code: str) -> list[Run]:
+        """Run `code` on each input, up to the first that gives nothing."""
+        runs: list[Run] = []
+        for given in call.inputs:
+            runs.append(await self._sandbox.run(code, given, call.entry))
+            if runs[-1].fault is not None:
+                break
+        return runs
+
+
+def _comparable(output: str, entry: str | None) -> str:
+    """An output as it is compared: a function's by its value, a program's without end spaces."""
+    if entry is not None:
+        return json_value(output, number_form, scalars=True) or output
+    return "\n".join(line.rstrip() for line in output.rstrip().splitlines())
+
+
+def _done(call: Verify, groups: list[list[str]], notes: list[str]) -> Verified:
+    same = tuple(tuple(group) for group in groups if len(group) > 1)
+    return Verified(call.id, "done", same, tuple(notes), WORKER)
+
+
+def _cancelled(call_id: str) -> Verified:
+    return Verified(call_id, "cancelled", worker=WORKER)

@@ -1,0 +1,1 @@
+"""What the verifier is made of: comparing mathematics, and running code where it can do no harm."""
