@@ -203,7 +203,7 @@ class Verify:
         return "verify:" + blake2b(name, digest_size=8).hexdigest()
 
 
-Task: TypeAlias = Expand | Grade
+Task: TypeAlias = Expand | Grade | Verify
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from planner.domain import Candidate, Cost, Expand, Finish, Outcome, Query, Result, Task
+from planner.domain import Candidate, Cost, Expand, Finish, Outcome, Query, Result, Task, Verify
 from planner.effort import Effort
 from planner.errors import InvalidOption, LongthinkError
 from planner.search import STRATEGIES, Search, Setup, begin
@@ -96,6 +96,8 @@ def _end(task: Task, samples: Sequence[Sample]) -> Result:
         sample = samples[index]
         cost = Cost(completion_tokens=sample.tokens or 0, candidates=1)
         return Result(task.id, "done", sample.candidate(index), cost)
+    if isinstance(task, Verify):
+        return Result(task.id, "failed", error="Answers aren't compared here.")
     (index,) = task.candidate.path
     score = samples[index].score
     if score is None:

@@ -25,12 +25,14 @@ from planner.domain import (
     Cost,
     Expand,
     Finish,
+    Grade,
     Outcome,
     Prices,
     Query,
     Result,
     Stopped,
     Task,
+    Verify,
 )
 from planner.errors import LedgerUnavailable, PromptTooLong, WorkersUnavailable
 from planner.funding import Lengths, first_instalments, next_instalment
@@ -47,7 +49,7 @@ from workers.ports import Pool
 _GRADE_MARGIN = 32
 """Tokens that a reward model's template may need beyond the generator's; it says so if more."""
 
-_News: TypeAlias = messages.GenerationEvent | messages.Graded | None
+_News: TypeAlias = messages.GenerationEvent | messages.Graded | messages.Verified | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Driver:
         self._waiting: dict[str, Flight] = {}
         self._flying: dict[str, Flight] = {}
         self._grading: dict[str, Grading] = {}
+        self._comparing: dict[str, Verify] = {}
         self._cancelled: set[str] = set()
         self._carriers: set[asyncio.Task[None]] = set()
         self._inbox: asyncio.Queue[_News] = asyncio.Queue()
@@ -138,7 +141,7 @@ class Driver:
         async with asyncio.TaskGroup() as group:
             renewal = group.create_task(self._keep_lease())
             await self._drive(group)
-            await self._cancel({*self._flying, *self._grading})
+            await self._cancel(self._running())
             await self._settle_within(self._manner.settle_seconds)
             self._conclude()
             await self._settle_within(self._manner.late_seconds)
@@ -152,7 +155,7 @@ class Driver:
                 await self._launch(group)
                 if self._ended():
                     return
-                if not self._flying and not self._grading:
+                if not self._running():
                     # Nothing runs and nothing could be started.
                     self._reason = Stopped.BUDGET
                 elif not await self._hear(self._deadline):
@@ -160,6 +163,10 @@ class Driver:
         except LedgerUnavailable as error:
             self._reason = self._reason or Stopped.BUDGET
             self._notes.append(f"{error} The search ended with the best answer it had.")
+
+    def _running(self) -> set[str]:
+        """The calls that are with the workers."""
+        return {*self._flying, *self._grading, *self._comparing}
 
     def _ended(self) -> bool:
         return self._reason is not None or self._search.done
@@ -170,10 +177,13 @@ class Driver:
         if room > 0 and (asked := self._search.ask(room)):
             self._trace.append(Kind.ASKED, room=room, tasks=[task.id for task in asked])
             for task in asked:
-                if isinstance(task, Expand):
-                    await self._line_up(task)
-                else:
-                    self._ungraded.append(Grading(task, self._reading(task.candidate)))
+                match task:
+                    case Expand():
+                        await self._line_up(task)
+                    case Grade():
+                        self._ungraded.append(Grading(task, self._reading(task.candidate)))
+                    case Verify():
+                        self._compare(task, group)
         await self._start_grading(group)
         await self._continue_waiting(group)
         await self._start_flights(group)
@@ -216,6 +226,8 @@ class Driver:
                 self._landed(self._flying.pop(news.id), news)
             case messages.Graded() if news.id in self._grading:
                 self._graded(self._grading.pop(news.id), news)
+            case messages.Verified() if news.id in self._comparing:
+                self._compared(self._comparing.pop(news.id), news)
             case _:  # a wake-up, or news of a call that was written off
                 pass
 
@@ -389,6 +401,24 @@ class Driver:
         made = len(candidate.token_ids) or len(candidate.text)
         return len(self._prompt.token_ids) + made + steps + _GRADE_MARGIN
 
+    # Comparing answers, which takes no tokens
+
+    def _compare(self, task: Verify, group: asyncio.TaskGroup) -> None:
+        call = messages.Verify(
+            self._call_id(self._op(task)),
+            task.answers,
+            task.apart,
+            task.kind,
+            task.inputs,
+            task.entry,
+        )
+        self._comparing[call.id] = task
+        self._carry(self._pool.verify((call,)), group)
+
+    def _compared(self, task: Verify, made: messages.Verified) -> None:
+        result = Result(task.id, made.finish, error=made.error, worker=made.worker)
+        self._tell(task, replace(result, same=made.same, notes=made.notes))
+
     # Cancelling and concluding
 
     async def _drop_surplus(self) -> None:
@@ -415,7 +445,7 @@ class Driver:
     async def _settle_within(self, seconds: float) -> None:
         """Hear how the cancelled calls ended, for at most so long."""
         until = self._loop.time() + seconds
-        while self._flying or self._grading:
+        while self._running():
             # What the ledger can't be told now stays owed in the purse.
             with suppress(LedgerUnavailable):
                 if not await self._hear(until):

@@ -85,7 +85,7 @@ class Reasoner:
         deadline = options.budget.deadline_seconds
         due = None if deadline is None else loop.time() + deadline
         effort = settle(options, presets=self._presets, default=self._default_effort)
-        strategy = begin(query, effort, grades=self._pool.grades)
+        strategy = begin(query, effort, grades=self._pool.grades, verifies=self._pool.verifies)
         messages = tuple((message.role, message.content) for message in query.messages)
         prompt = await self._pool.prepare(messages)
         account = await self._ledger.open(trace_id, effort.budget)
@@ -96,6 +96,7 @@ class Reasoner:
             query=query_data(query),
             effort=effort_data(effort),
             grades=self._pool.grades,
+            verifies=self._pool.verifies,
             prompt_tokens=len(prompt.token_ids),
         )
         driver = Driver(

@@ -42,9 +42,10 @@ def search(name: str, setup: Setup) -> Search:
     return STRATEGIES[name](setup)
 
 
-def begin(query: Query, effort: Effort, *, grades: bool) -> Search:
-    """A new search of `query` with this effort, where `grades` says if there is a reward model.
+def begin(query: Query, effort: Effort, *, grades: bool, verifies: bool = False) -> Search:
+    """A new search of `query` with this effort.
 
+    `grades` says if there is a reward model, `verifies` if there is something to compare answers.
     Raises InvalidOption for a strategy, selector or rule that there is none of.
     """
     setup = Setup(
@@ -53,6 +54,7 @@ def begin(query: Query, effort: Effort, *, grades: bool) -> Search:
         selector=selector(effort.selector),
         stop=parse(effort.stop),
         grades=grades,
+        verifies=verifies,
     )
     return search(effort.strategy, setup)
 

@@ -21,13 +21,17 @@ from planner.stopping import Stop
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a strategy is given to work with. `grades` says whether there is a reward model."""
+    """What a strategy is given to work with.
+
+    `grades` says whether there is a reward model, `verifies` whether answers can be compared.
+    """
 
     query: Query
     candidates: int
     selector: Selector
     stop: Stop
     grades: bool
+    verifies: bool = False
 
 
 class Search(ABC):

@@ -1,8 +1,16 @@
-"""What all strategies share: a tally of what has finished, and the outcome chosen from it."""
+"""What all strategies share: a tally of what has finished, and the outcome chosen from it.
+
+Answers that are new to the tally are compared with the others wherever they could be the same in
+another form; one comparison is in flight at a time, and a search isn't done before it has ended.
+"""
 
 from __future__ import annotations
 
-from planner.domain import Outcome, Stopped
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+
+from planner.domain import Outcome, Result, Stopped, Task, Verify
+from planner.equivalence import formulas_to_compare
 from planner.search.base import Search, Setup
 from planner.tally import Tally
 
@@ -14,6 +22,52 @@ class Gathering(Search):
         super().__init__(setup)
         self._tally = Tally()
         self._stopped: Stopped | None = None
+        self._comparing: Verify | None = None
+        self._apart: Collection[str] = frozenset()
+        """Answers that are known to differ from one another."""
+        self._remarks_on_answers: list[str] = []
+
+    @abstractmethod
+    def _ask(self, room: int) -> Sequence[Task]:
+        """What else to start now, see `ask`."""
+
+    @abstractmethod
+    def _tell(self, task: Task, result: Result) -> None:
+        """How any other task has ended, see `tell`."""
+
+    @property
+    @abstractmethod
+    def _complete(self) -> bool:
+        """Whether it is done but for the comparison of answers."""
+
+    def ask(self, room: int) -> Sequence[Task]:
+        compared = self._compare() if room > 0 and self._comparing is None else None
+        if compared is None:
+            return self._ask(room)
+        self._comparing = compared
+        return [compared, *self._ask(room - 1)]
+
+    def tell(self, task: Task, result: Result) -> None:
+        if not isinstance(task, Verify):
+            self._tell(task, result)
+        elif task == self._comparing:
+            self._comparing = None
+            for first, *others in result.same:
+                for other in others:
+                    self._tally.merge(first, other)
+            # Those that could not be compared are not asked about again.
+            self._apart = frozenset(self._tally.name(answer) for answer in task.answers)
+            self._remarks_on_answers += result.notes
+
+    @property
+    def done(self) -> bool:
+        return self._comparing is None and self._complete and self._compare() is None
+
+    def _compare(self) -> Verify | None:
+        """What to ask about the answers there are, if anything."""
+        if not self.setup.verifies or self._tally.groups.keys() <= self._apart:
+            return None
+        return formulas_to_compare(self._tally.groups, self._apart)
 
     @property
     def stopped(self) -> Stopped | None:
@@ -28,7 +82,7 @@ class Gathering(Search):
             notes = (*notes, "No candidate could finish; this is as far as the longest one came.")
         if self.setup.selector.needs_scores and not self.setup.grades:
             notes = ("The profile has no reward model.", *notes)
-        notes = (*notes, *self._remarks())
+        notes = (*notes, *self._remarks(), *dict.fromkeys(self._remarks_on_answers))
         return Outcome(
             ranked=ranked,
             answer=chosen.ranked[0].answer if chosen.ranked else None,

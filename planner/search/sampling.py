@@ -34,7 +34,7 @@ class Sampling(Gathering):
     def _wants_scores(self) -> bool:
         return self.setup.grades and self.setup.selector.needs_scores
 
-    def ask(self, room: int) -> Sequence[Task]:
+    def _ask(self, room: int) -> Sequence[Task]:
         grades = [Grade(self._to_grade.popleft()) for _ in range(min(room, len(self._to_grade)))]
         self._grading.update((task.id, task) for task in grades)
         samples: list[Expand] = []
@@ -46,7 +46,7 @@ class Sampling(Gathering):
             self._asked += len(samples)
         return [*grades, *samples]
 
-    def tell(self, task: Task, result: Result) -> None:
+    def _tell(self, task: Task, result: Result) -> None:
         if self._sampling.pop(task.id, None) is not None:
             self._tell_sample(result)
         elif self._grading.pop(task.id, None) is None:
@@ -60,7 +60,7 @@ class Sampling(Gathering):
         return () if self._stopped is None else tuple(self._sampling.values())
 
     @property
-    def done(self) -> bool:
+    def _complete(self) -> bool:
         if self._to_grade or self._grading:
             return False
         return self._stopped is not None or self._ended == self.setup.candidates

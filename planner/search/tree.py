@@ -57,7 +57,7 @@ class Tree(Gathering):
         # Without a reward model the model's own confidence has to say what is promising.
         return super().needs_logprobs or not self.setup.grades
 
-    def ask(self, room: int) -> Sequence[Task]:
+    def _ask(self, room: int) -> Sequence[Task]:
         tasks: list[Task] = []
         while len(tasks) < room:
             if not self._waiting and not self._over:
@@ -69,12 +69,12 @@ class Tree(Gathering):
             tasks.append(task)
         return tasks
 
-    def tell(self, task: Task, result: Result) -> None:
+    def _tell(self, task: Task, result: Result) -> None:
         if self._flying.pop(task.id, None) is None:
             return
         if isinstance(task, Expand):
             self._tell_growth(task, result)
-        else:
+        elif isinstance(task, Grade):
             graded = result.candidate if result.status == "done" else None
             if graded is not None and graded.finished:
                 self._tally.grade(graded)
@@ -108,7 +108,7 @@ class Tree(Gathering):
         return tuple(task for task in self._flying.values() if not _counts(task))
 
     @property
-    def done(self) -> bool:
+    def _complete(self) -> bool:
         if self._over:
             return not any(map(_counts, (*self._waiting, *self._flying.values())))
         return not self._waiting and not self._flying and self._exhausted

@@ -106,6 +106,7 @@ class _Told:
                 read_query(opened["query"]),
                 read_effort(opened["effort"]),
                 grades=opened["grades"],
+                verifies=opened["verifies"],
             ),
             log=tuple(_entry(kind, data) for kind, data in events[:end] if kind in _HEARD),
             outcome=closed["outcome"],

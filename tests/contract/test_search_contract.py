@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.confidence import lowest_group
-from planner.domain import Candidate, Cost, Expand, Finish, Grade, Query, Result, Stopped, Task
+from planner.domain import (
+    Candidate,
+    Cost,
+    Expand,
+    Finish,
+    Grade,
+    Query,
+    Result,
+    Stopped,
+    Task,
+    Verify,
+)
 from planner.search import STRATEGIES, Search, Setup, search
 from planner.selection import SELECTORS, selector
 from planner.stopping import parse
@@ -25,6 +36,7 @@ class Case:
     stop: str
     candidates: int
     grades: bool
+    verifies: bool
     seed: int
     room: int
     failing: float
@@ -38,6 +50,7 @@ class Case:
             selector=selector(self.selector),
             stop=parse(self.stop),
             grades=self.grades,
+            verifies=self.verifies,
         )
         return search(self.strategy, setup)
 
@@ -61,6 +74,7 @@ CASES = st.builds(
     ),
     candidates=st.integers(1, 20),
     grades=st.booleans(),
+    verifies=st.booleans(),
     seed=st.integers(0, 2**32),
     room=st.integers(1, 30),
     failing=st.sampled_from([0.0, 0.2, 0.9, 1.0]),
@@ -79,6 +93,9 @@ def outcome_of(task: Task, seed: int, failing: float) -> Result:
             Result(task.id, "cancelled", cut if isinstance(task, Expand) else None),
         )
         return dice.choice(ends)
+    if isinstance(task, Verify):
+        first, *others = task.answers
+        return Result(task.id, "done", same=((first, dice.choice(others)),) if others else ())
     if isinstance(task, Grade):
         scores = tuple(dice.random() for _ in range(3))
         return Result(task.id, "done", task.candidate.graded(scores, scores[-1]))
@@ -90,7 +107,7 @@ def outcome_of(task: Task, seed: int, failing: float) -> Result:
     if task.until == "step" and dice.random() < 0.6:
         made = Candidate(task.path, parent + "1 + 1 = 2\n", (1, 2), Finish.STEP)
     else:
-        text = dice.choice(["#### 1", "#### 2", "#### 3", "who knows"])
+        text = dice.choice(["#### 1", "#### 2", "#### x+1", "#### 1+x", "who knows"])
         made = Candidate(task.path, parent + text, (1, 2), finish, token_confidences=sure)
     return Result(task.id, "done", made, Cost(completion_tokens=7, candidates=1))
 
@@ -176,7 +193,7 @@ def test_what_is_told_twice_changes_nothing(case: Case) -> None:
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_surplus_names_what_can_no_longer_matter(strategy: str) -> None:
     """Once it is over, the samples in flight are surplus, and nothing is before that."""
-    case = Case(strategy, "majority", "certain", 8, False, 0, 99, 0.0, False)
+    case = Case(strategy, "majority", "certain", 8, False, False, 0, 99, 0.0, False)
     under = case.search()
     tasks = list(under.ask(99))
     assert list(under.surplus()) == []
