@@ -155,12 +155,15 @@ class Expand:
     continuation, `temperature` overrides the query's. Under its `floor` the candidate is given up.
     `append` is put after the parent before it goes on (a parent that the model had ended is opened
     again). `messages` are asked instead of the query's; what comes back is the reply to them.
+    `stop` ends it too, beside the query's. What a judge says is no candidate, and isn't counted.
     """
 
     path: Path
     parent: Candidate | None = None
     append: str = ""
     messages: tuple[Message, ...] | None = None
+    stop: tuple[str, ...] = ()
+    counts: bool = True
     until: Literal["step", "end"] = "end"
     max_tokens: int | None = None
     temperature: float | None = None

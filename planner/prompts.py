@@ -9,7 +9,9 @@ The reference reasoner is trained on exactly these texts; a change here wants it
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from planner import domain
 
 Message = dict[str, str]
 
@@ -47,6 +49,16 @@ def judge_messages(
 ) -> list[Message]:
     """Ask which one of the attempts is right (GenSelect); `parse_judgement` reads the reply."""
     return _asking(conversation, f"{_listed(attempts)}\n\n{JUDGE}")
+
+
+def conversation(messages: Iterable[domain.Message]) -> list[Message]:
+    """A query's messages in the form that the instructions are put to."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def asked(messages: Iterable[Message]) -> tuple[domain.Message, ...]:
+    """Messages in the form that a task asks them in."""
+    return tuple(domain.Message(message["role"], message["content"]) for message in messages)
 
 
 def parse_judgement(text: str, count: int) -> int | None:

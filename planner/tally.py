@@ -117,6 +117,11 @@ class Tally:
         if group.answer is not None:
             self._lead(group)
 
+    def keep(self, candidate: Candidate) -> None:
+        """Keep something that is no answer as a last resort, if it is the longest such."""
+        if self.partial is None or _longer(candidate, self.partial):
+            self.partial = candidate
+
     def grade(self, candidate: Candidate) -> None:
         """Count the grade of a candidate that was added without one."""
         if candidate.score is None or not candidate.finished:

@@ -62,7 +62,7 @@ class Flight:
 
     def fund(self, op: str, tokens: int, prices: Prices) -> None:
         """Begin the call `op`, with what to hold so that it may make `tokens` tokens."""
-        first = 0 if self.cost.candidates else 1
+        first = 0 if self.cost.candidates or not self.task.counts else 1
         cost = Cost(prompt_tokens=self.prompt_tokens, completion_tokens=tokens, candidates=first)
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
@@ -79,7 +79,7 @@ class Flight:
             temperature=sampling.temperature if task.temperature is None else task.temperature,
             top_p=sampling.top_p,
             seed=derive_seed(query.seed, task.path, made),
-            stop=sampling.stop,
+            stop=(*sampling.stop, *task.stop),
             delimiters=(delimiter,) if task.until == "step" else (),
             top_logprobs=top_logprobs,
             floor=task.floor,
@@ -122,7 +122,7 @@ class Flight:
 
     def _ends_a_candidate(self, made: messages.Generated) -> bool:
         """Whether a call made a candidate of its own; one more step of a partial one isn't."""
-        if made.completion_tokens == 0 or made.finish == "step":
+        if not self.task.counts or made.completion_tokens == 0 or made.finish == "step":
             return False
         return self.task.until == "end" or made.finish == "stop"
 

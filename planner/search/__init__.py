@@ -7,14 +7,18 @@ from collections.abc import Callable
 from planner.domain import Query
 from planner.effort import Effort
 from planner.errors import InvalidOption
+from planner.search.ab_mcts import BetaAbMcts, GaussianAbMcts
 from planner.search.base import Search, Setup
 from planner.search.beam import Beam
 from planner.search.best_of_n import BestOfN
+from planner.search.budget_forcing import BudgetForcing, ThinkingBudgetForcing
 from planner.search.dvts import Dvts
 from planner.search.majority import Majority
 from planner.search.mcts import Mcts, PuctMcts
 from planner.search.particles import AnnealedParticles, MultinomialParticles, Particles
 from planner.search.rebase import Rebase
+from planner.search.recursive import Recursive
+from planner.search.refine import Refine
 from planner.search.single import Single
 from planner.selection import selector
 from planner.stopping import parse
@@ -31,6 +35,12 @@ STRATEGIES: dict[str, Callable[[Setup], Search]] = {
     "particles_annealed": AnnealedParticles,
     "mcts": Mcts,
     "mcts_puct": PuctMcts,
+    "ab_mcts": GaussianAbMcts,
+    "ab_mcts_beta": BetaAbMcts,
+    "refine": Refine,
+    "recursive": Recursive,
+    "budget_forcing": BudgetForcing,
+    "budget_forcing_thinking": ThinkingBudgetForcing,
 }
 
 

@@ -41,6 +41,10 @@ class Tree(Gathering):
     def _lost(self, task: Expand) -> None:
         """A node could not come to be: its growth failed or was cut."""
 
+    def _answers(self, path: Path) -> bool:
+        """Whether the node there is an answer, once it has finished."""
+        return True
+
     def _refill(self) -> None:
         """Called where nothing waits and there is room: the chance to `_grow` something."""
 
@@ -51,6 +55,10 @@ class Tree(Gathering):
             child = (*path, self._children[path])
             self._children[path] += 1
             self._waiting.append(Expand(child, parent, "step" if len(child) < MAX_STEPS else "end"))
+
+    def _write(self, task: Expand) -> None:
+        """Have something other than a child's next step written, a whole answer say."""
+        self._waiting.append(task)
 
     @property
     def needs_logprobs(self) -> bool:
@@ -76,7 +84,7 @@ class Tree(Gathering):
             self._tell_growth(task, result)
         elif isinstance(task, Grade):
             graded = result.candidate if result.status == "done" else None
-            if graded is not None and graded.finished:
+            if graded is not None and graded.finished and self._answers(graded.path):
                 self._tally.grade(graded)
             self._arrive(graded or task.candidate)
         if self._stopped is None:
@@ -88,7 +96,9 @@ class Tree(Gathering):
 
     def _tell_growth(self, task: Expand, result: Result) -> None:
         node = result.candidate
-        if node is not None and (node.finished or node.finish is not Finish.STEP):
+        if node is not None and not self._answers(task.path):
+            self._tally.keep(node)
+        elif node is not None and node.finish is not Finish.STEP:
             self._tally.add(node)
         if node is None or result.status != "done" or node.finish is Finish.BUDGET:
             if not self._over:

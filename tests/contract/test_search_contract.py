@@ -16,6 +16,7 @@ from planner.domain import (
     Expand,
     Finish,
     Grade,
+    Message,
     Query,
     Result,
     Stopped,
@@ -45,7 +46,7 @@ class Case:
     def search(self) -> Search:
         """A fresh search of this configuration."""
         setup = Setup(
-            query=Query((), seed=self.seed),
+            query=Query((Message("user", "How many?"),), seed=self.seed),
             candidates=self.candidates,
             selector=selector(self.selector),
             stop=parse(self.stop),
@@ -197,7 +198,8 @@ def test_surplus_names_what_can_no_longer_matter(strategy: str) -> None:
     under = case.search()
     tasks = list(under.ask(99))
     assert list(under.surplus()) == []
-    while not under.done and tasks:
+    while not under.done:
+        tasks = tasks or list(under.ask(99))
         task = tasks.pop(0)
         assert isinstance(task, Expand)
         under.tell(

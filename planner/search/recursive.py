@@ -1,0 +1,65 @@
+"""Recursive self-aggregation (Venkatraman et al., arXiv 2509.26626).
+
+A population of P answers. For each answer of the next round the model is shown K of the last
+round's, drawn at random, and writes a better one from what is right in them. The answers of the
+last round vote.
+"""
+
+from __future__ import annotations
+
+import random
+
+from planner.domain import Candidate, Expand
+from planner.prompts import asked, conversation, refine_messages
+from planner.search.base import Setup
+from planner.search.tree import Tree
+from planner.tally import Tally
+
+ROUNDS = 4
+SHOWN = 4
+
+
+class Recursive(Tree):
+    """Four rounds of N / 4 answers each, every one written from four of the round before."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._round = 1
+        self._population = max(1, setup.candidates // ROUNDS)
+        self._level: list[Candidate] = []
+        self._awaited = self._population
+        for place in range(self._population):
+            self._write(Expand((place,)))
+
+    def _grown(self, node: Candidate) -> None:
+        self._level.append(node)
+        self._end_round()
+
+    def _lost(self, task: Expand) -> None:
+        self._end_round()
+
+    def _end_round(self) -> None:
+        """Once all of a round have been heard of, starts the next, or lets the last one vote."""
+        self._awaited -= 1
+        if self._awaited or not self._level:
+            return
+        level = sorted(self._level, key=lambda node: node.path)
+        if self._round == ROUNDS:
+            self._tally = _tally(level)
+            return
+        self._level = []
+        self._awaited = self._population
+        dice = random.Random(f"{self.setup.query.seed}/recursive/{self._round}")
+        question = conversation(self.setup.query.messages)
+        for place in range(self._population):
+            shown = dice.sample(level, min(SHOWN, len(level)))
+            again = asked(refine_messages(question, [node.text for node in shown]))
+            self._write(Expand((place, self._round), messages=again))
+        self._round += 1
+
+
+def _tally(level: list[Candidate]) -> Tally:
+    tally = Tally()
+    for node in level:
+        tally.add(node)
+    return tally
