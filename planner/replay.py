@@ -15,6 +15,7 @@ from planner.domain import Candidate, Cost, Expand, Finish, Outcome, Query, Resu
 from planner.effort import Effort
 from planner.errors import InvalidOption, LongthinkError
 from planner.search import STRATEGIES, Search, Setup, begin
+from planner.search.judged import Judged
 from planner.search.sampling import Sampling
 
 
@@ -75,6 +76,11 @@ def replay_samples(
 
 
 def _check(search: Search, strategy: str) -> None:
+    if isinstance(search, Judged):
+        raise InvalidOption(
+            "selector 'judge' can't be replayed over samples: it takes a model to judge them.",
+            "longthink.selector",
+        )
     if not isinstance(search, Sampling):
         able = ", ".join(name for name, kind in STRATEGIES.items() if _independent(kind))
         raise InvalidOption(

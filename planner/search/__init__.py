@@ -13,6 +13,7 @@ from planner.search.beam import Beam
 from planner.search.best_of_n import BestOfN
 from planner.search.budget_forcing import BudgetForcing, ThinkingBudgetForcing
 from planner.search.dvts import Dvts
+from planner.search.judged import Judged
 from planner.search.majority import Majority
 from planner.search.mcts import Mcts, PuctMcts
 from planner.search.particles import AnnealedParticles, MultinomialParticles, Particles
@@ -21,6 +22,7 @@ from planner.search.recursive import Recursive
 from planner.search.refine import Refine
 from planner.search.single import Single
 from planner.selection import selector
+from planner.selection.judge import Judge
 from planner.stopping import parse
 
 STRATEGIES: dict[str, Callable[[Setup], Search]] = {
@@ -49,7 +51,8 @@ def search(name: str, setup: Setup) -> Search:
     if name not in STRATEGIES:
         known = ", ".join(STRATEGIES)
         raise InvalidOption(f"strategy must be one of {known}, not {name!r}.", "longthink.strategy")
-    return STRATEGIES[name](setup)
+    made = STRATEGIES[name](setup)
+    return Judged(setup, made) if isinstance(setup.selector, Judge) else made
 
 
 def begin(query: Query, effort: Effort, *, grades: bool, verifies: bool = False) -> Search:

@@ -6,11 +6,12 @@ from planner.errors import InvalidOption
 from planner.selection.base import Selection, Selector
 from planner.selection.best import Best
 from planner.selection.confidence import Confidence
+from planner.selection.judge import Judge
 from planner.selection.majority import Majority
 from planner.selection.weighted import Weighted
 
 SELECTORS: dict[str, Selector] = {
-    selector.name: selector for selector in (Majority(), Weighted(), Best(), Confidence())
+    selector.name: selector for selector in (Majority(), Weighted(), Best(), Confidence(), Judge())
 }
 
 

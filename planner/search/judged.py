@@ -1,0 +1,132 @@
+"""A search whose answer a judge picks: any other search, and then a tournament of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from planner.domain import Candidate, Expand, Outcome, Result, Stopped, Task
+from planner.prompts import asked, conversation, judge_messages, parse_judgement
+from planner.search.base import Search, Setup
+
+SIDE_BY_SIDE = 4
+"""The candidates that one call compares."""
+_VERDICT_TOKENS = 64
+_MOST = 64
+
+
+class Judged(Search):
+    """Once `inner` is done, its answers, one candidate of each, meet in rounds of up to four.
+
+    Where there is no answer to tell candidates apart by, all of them meet. A judge who fails, or
+    names none, lets the one win that the majority ranks first.
+    """
+
+    def __init__(self, setup: Setup, inner: Search) -> None:
+        super().__init__(setup)
+        self._inner = inner
+        self._finished: list[Candidate] = []
+        self._round = 0
+        self._matches: dict[str, Sequence[Candidate]] = {}
+        self._waiting: list[Expand] = []
+        self._standing: list[Candidate] | None = None
+        """Who is still in, in the order of the ranking; None until the inner search is done."""
+        self._winners: dict[int, Candidate] = {}
+        self._failures = 0
+
+    @property
+    def needs_logprobs(self) -> bool:
+        return self._inner.needs_logprobs
+
+    def ask(self, room: int) -> Sequence[Task]:
+        if not self._inner.done:
+            return self._inner.ask(room)
+        if self._standing is None:
+            self._standing = self._contestants()
+            self._pair()
+        started, self._waiting = self._waiting[:room], self._waiting[room:]
+        return started
+
+    def tell(self, task: Task, result: Result) -> None:
+        match = self._matches.pop(task.id, None)
+        if match is None or not isinstance(task, Expand):
+            self._hear(task, result)
+            return
+        said = result.candidate.text if result.candidate and result.status == "done" else ""
+        pick = parse_judgement(said, len(match))
+        self._failures += pick is None
+        self._winners[task.path[-1]] = match[pick or 0]
+        if not self._matches:
+            self._standing = [self._winners[place] for place in sorted(self._winners)]
+            self._pair()
+
+    def _hear(self, task: Task, result: Result) -> None:
+        """Pass on what is the inner search's, and note who finished."""
+        self._inner.tell(task, result)
+        made = result.candidate
+        if isinstance(task, Expand) and made and made.finished:
+            self._finished.append(made)
+
+    def _contestants(self) -> list[Candidate]:
+        ranked = list(self._inner.best().ranked)
+        if len(ranked) > 1:
+            return ranked[:_MOST]
+        if self._inner.best().answer is None and ranked:
+            others = [one for one in self._finished if one.path != ranked[0].path]
+            unlike = {one.text: one for one in sorted(others, key=lambda one: one.path)}
+            return [*ranked, *unlike.values()][:_MOST]
+        return ranked
+
+    def _pair(self) -> None:
+        """Set up the matches of the next round; none where one is left."""
+        self._winners = {}
+        standing = self._standing or []
+        if len(standing) < 2:
+            return
+        self._round += 1
+        question = conversation(self.setup.query.messages)
+        for place, start in enumerate(range(0, len(standing), SIDE_BY_SIDE)):
+            match = standing[start : start + SIDE_BY_SIDE]
+            if len(match) == 1:
+                self._winners[place] = match[0]
+                continue
+            task = Expand(
+                (self.setup.candidates, self._round, place),
+                messages=asked(judge_messages(question, [one.text for one in match])),
+                max_tokens=_VERDICT_TOKENS,
+                temperature=0.0,
+                counts=False,
+            )
+            self._matches[task.id] = match
+            self._waiting.append(task)
+
+    def surplus(self) -> Sequence[Task]:
+        return self._inner.surplus()
+
+    @property
+    def done(self) -> bool:
+        if not self._inner.done:
+            return False
+        if self._standing is None:
+            return len(self._contestants()) < 2
+        return len(self._standing) < 2
+
+    @property
+    def stopped(self) -> Stopped | None:
+        return self._inner.stopped if self.done else None
+
+    def best(self) -> Outcome:
+        outcome = replace(self._inner.best(), stopped=self.stopped)
+        if self._round == 0 or len(self._standing or ()) != 1:
+            return outcome
+        (winner,) = self._standing or ()
+        ranked = (winner, *(one for one in outcome.ranked if one.path != winner.path))
+        votes = dict(zip((one.path for one in outcome.ranked), outcome.votes, strict=False))
+        chosen = votes.get(winner.path)
+        notes = outcome.notes
+        if self._failures:
+            notes = (*notes, f"The judge named nobody {self._failures} times; the first won there.")
+        return replace(outcome, ranked=ranked, answer=chosen and chosen.answer, notes=notes)
+
+    def progress(self) -> tuple[int, int]:
+        return self._inner.progress()
