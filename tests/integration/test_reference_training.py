@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from workers.reference import STEP_TAG, learn_prm, learn_reasoner, network, synthetic, tokens
-from workers.reference.labels import layout, row
+from workers.reference.labels import drill_row, layout, row
 from workers.reference.lessons import ask
 from workers.reference.network import Reasoner, RewardModel
 from workers.reference.optimise import Limit, Optimiser
@@ -36,7 +36,10 @@ def test_reasoner_learns(
 ) -> None:
     """A few steps lower its loss on a solution, and transformers loads what is saved."""
     few_batches(monkeypatch)
-    trained = learn_reasoner.train(tokenizer, Limit(examples=96), 0, CPU, lambda network: None)
+    torch.manual_seed(0)
+    trained = Reasoner(tokenizer)
+    limit = Limit(examples=96)
+    learn_reasoner.train(tokenizer, trained, limit, 0, CPU, lambda network: None)
     torch.manual_seed(0)
     query = synthetic.queries("train", "easy", 1, 1)[0]
     ids = torch.tensor([tokenizer.encode(tokens.prompt_text(ask(query.question)) + query.solution)])
@@ -128,6 +131,21 @@ def test_a_wrong_attempt_gets_a_wrong_label(tokenizer: PreTrainedTokenizerFast) 
         made = row(tokenizer, query, [query.solution])
         assert all(made.labels)
         assert row(tokenizer, query, ["\n".join(wrong_attempt(query, rng))]).labels[-1] == 0
+
+
+def test_drills_are_labelled_by_their_arithmetic(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The tag after a drill says whether it is right, and both kinds are drawn."""
+    made = drill_row(tokenizer, random.Random(3))
+    steps = tokenizer.decode(list(made.ids[made.starts[0] :])).split(STEP_TAG)[:-1]
+    tags = [
+        label
+        for token, label in zip(made.ids[made.starts[0] :], made.labels, strict=True)
+        if token == tokenizer.encode(STEP_TAG)[0]
+    ]
+    parsed = [synthetic.parse_step(step) for step in steps]
+    right = [int(p is not None and synthetic.calculate(*p[:3]) == p[3]) for p in parsed]
+    assert tags == right == [int(learn) for learn in made.learn]
+    assert set(right) == {0, 1}
 
 
 def test_optimiser_takes_every_parameter(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -5,6 +5,7 @@ step tag's label, whether all steps before it are right. Both are exact. One row
 once and its solutions side by side, each of which sees the question and itself alone.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
@@ -13,8 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from workers.reference import STEP_TAG, tokens
+from planner import prompts
+from workers.reference import STEP_TAG, drills, tokens
 from workers.reference.synthetic import ANSWER_MARK, Query, first_wrong_step, parse_step, steps_left
+
+_DRILLS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +42,33 @@ def steps_of(text: str) -> list[str]:
 
 def row(tokenizer: PreTrainedTokenizerFast, query: Query, solutions: Sequence[str]) -> Row:
     """The question and its solutions as the PRM sees them, with labels."""
-    question = [{"role": "user", "content": query.question}]
-    ids = list(tokenizer.backend_tokenizer.encode(tokens.prompt_text(question)).ids)
-    starts, labels, learn = [], [], []
+    marked = []
     for solution in solutions:
         steps = steps_of(solution)
-        wrong = first_wrong_step(query, steps)
+        marked.append((steps, _right_characters(query, steps, first_wrong_step(query, steps))))
+    return _row(tokenizer, query.question, marked)
+
+
+def drill_row(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Row:
+    """Many steps side by side that have nothing to do with each other, with labels."""
+    drawn = (drills.drill(rng) for _ in range(_DRILLS))
+    return _row(tokenizer, drills.QUESTION, [([step], good) for step, good in drawn])
+
+
+def _row(
+    tokenizer: PreTrainedTokenizerFast, question: str, marked: Sequence[tuple[Sequence[str], int]]
+) -> Row:
+    """The row of a question and solutions, each with how many of its characters are right."""
+    asked: list[prompts.Message] = [{"role": "user", "content": question}]
+    ids = list(tokenizer.backend_tokenizer.encode(tokens.prompt_text(asked)).ids)
+    starts, labels, learn = [], [], []
+    for steps, good in marked:
+        text = "".join(step + STEP_TAG for step in steps)
+        encoded = tokenizer.backend_tokenizer.encode(text)
         starts.append(len(ids))
-        encoded = tokenizer.backend_tokenizer.encode("".join(step + STEP_TAG for step in steps))
         ids += encoded.ids
-        good = _right_characters(query, steps, wrong)
         labels += [int(end <= good) for _, end in encoded.offsets]
-        learn.append(wrong is None)
+        learn.append(good == len(text))
     return Row(ids, starts, labels, learn)
 
 

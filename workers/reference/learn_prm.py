@@ -15,21 +15,24 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from workers.reference import STEP_TAG, synthetic
-from workers.reference.labels import Row, layout, row
+from workers.reference.labels import Row, drill_row, layout, row, steps_of
 from workers.reference.network import Reasoner, RewardModel
 from workers.reference.optimise import Limit, Optimiser, batches
 from workers.reference.slips import wrong_attempt
-from workers.reference.synthetic import Kind, Query
+from workers.reference.synthetic import Kind, Query, first_wrong_step
 
-_BATCH_TOKENS = 2560
-_RATE = 0.8
+_BATCH_TOKENS = 2048
+_RATE = 0.6
 _TAG_WEIGHT = 4.0
 _LANGUAGE_WEIGHT = 0.3
-_FIRST = 0.4
-"""The share of training in which only the layers on top of the reasoner's learn."""
+_DRILLS = (0.8, 0.35)
+"""The share of rows that are drills, at the start and from a quarter of training on."""
+_SOLUTIONS = 4
+_WHOLE = 0.2
+_CHUNK = 512
 _REPORT_SECONDS = 20.0
 _SAVE_SECONDS = 240.0
-_KINDS: dict[Kind, float] = {"hard": 0.55, "practice": 0.25, "compound": 0.2}
+_KINDS: dict[Kind, float] = {"hard": 0.6, "practice": 0.25, "compound": 0.15}
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +72,7 @@ def train(
     optimiser = Optimiser(network, _RATE)
     tag = cast(int, tokenizer.convert_tokens_to_ids(STEP_TAG))
     reported, saved, seen, averages = 0.0, 0.0, 0, torch.zeros(2)
-    for batch in batches(_rows(tokenizer, attempts, seed), _BATCH_TOKENS, seed):
-        network.learn_all(limit.progress > _FIRST)
+    for batch in batches(_rows(tokenizer, attempts, limit, seed), _BATCH_TOKENS, seed):
         losses = _losses(network, batch, tag, device)
         torch.autograd.backward(losses[0] + _LANGUAGE_WEIGHT * losses[1])
         progress = optimiser.step(limit.progress)
@@ -93,31 +95,43 @@ def train(
 
 
 def _rows(
-    tokenizer: PreTrainedTokenizerFast, attempts: Sequence[Sampled], seed: int
+    tokenizer: PreTrainedTokenizerFast, attempts: Sequence[Sampled], limit: Limit, seed: int
 ) -> Iterator[Row]:
-    """Rows without end: the reasoner's attempts in turn, and new queries with made-up slips."""
+    """Rows without end: drills, the reasoner's attempts in turn, and made-up slips."""
     rng = random.Random(f"rows-{seed}")
+    known = list(attempts)
     chunk = 0
     while True:
         chunk += 1
-        fresh = practice_queries(512, seed * 1_000_003 + chunk)
-        known = rng.sample(attempts, min(512, len(attempts)))
-        mixed = [*known, *(Sampled(query, ()) for query in fresh)]
+        fresh = practice_queries(_CHUNK, seed * 1_000_003 + chunk)
+        rng.shuffle(known)
+        mixed = [*known[:_CHUNK], *(Sampled(query, ()) for query in fresh)]
         rng.shuffle(mixed)
         for each in mixed:
+            drills = _DRILLS[limit.progress > 0.25]
+            while rng.random() < drills:
+                yield drill_row(tokenizer, rng)
             yield row(tokenizer, each.query, _solutions(each, rng))
 
 
 def _solutions(sampled: Sampled, rng: random.Random) -> list[str]:
-    """Different solutions of one query: sampled ones, the right one, and slips."""
-    found = list(dict.fromkeys(sampled.texts))[:5]
-    if not any(synthetic.right(sampled.query, text) for text in found) or rng.random() < 0.3:
-        found.append(sampled.query.solution)
-    slips = rng.randint(0, 1) if sampled.texts else 4
-    found += ["\n".join(wrong_attempt(sampled.query, rng)) for _ in range(slips)]
-    found = list(dict.fromkeys(text for text in found if text.strip()))
-    rng.shuffle(found)
-    return found
+    """Different solutions of one query: the right one, and wrong ones, sampled or made up.
+
+    Most wrong ones end soon after their first wrong step, since all after it is as wrong.
+    """
+    wrong = [text for text in sampled.texts if not synthetic.right(sampled.query, text)]
+    slips = ("\n".join(wrong_attempt(sampled.query, rng)) for _ in range(_SOLUTIONS))
+    wrong = list(dict.fromkeys(text for text in (*wrong, *slips) if text.strip()))
+    rights = [text for text in sampled.texts if synthetic.right(sampled.query, text)]
+    chosen = [rng.choice((sampled.query.solution, *rights))]
+    for text in wrong[: _SOLUTIONS - 1]:
+        steps = steps_of(text)
+        first = first_wrong_step(sampled.query, steps)
+        if first is not None and rng.random() > _WHOLE:
+            steps = steps[: first + 1 + rng.randint(0, 1)]
+        chosen.append("\n".join(steps))
+    rng.shuffle(chosen)
+    return chosen
 
 
 def _losses(

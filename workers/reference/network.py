@@ -5,7 +5,6 @@ deeper, with the two-layer head of `Qwen2ForProcessRewardModel`.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from workers.reference import STEP_TAG, tokens
 
 WIDTH = 192
 REASONER_LAYERS = 6
-PRM_LAYERS = 12
+PRM_LAYERS = 10
 LABELS = 2
 _HIDDEN = -1e4
-_PLACE = re.compile(r"\.layers\.(\d+)\.")
 
 
 def _attend(
@@ -130,14 +128,6 @@ class RewardModel(Reasoner):
             else:
                 nn.init.zeros_(layer.self_attn.o_proj.weight)
                 nn.init.zeros_(layer.mlp.down_proj.weight)
-
-    def learn_all(self, everything: bool) -> None:
-        """Whether what came from the reasoner learns too, or only what was added."""
-        for name, parameter in self.named_parameters():
-            added = name.startswith("score.") or int((*_PLACE.findall(name), -1)[0]) >= (
-                REASONER_LAYERS
-            )
-            parameter.requires_grad_(everything or added)
 
     def read(self, ids: Tensor, positions: Tensor, sees: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [rows, length, width] where the reasoner's layers end, and at the end."""

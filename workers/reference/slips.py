@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from workers.reference.synthetic import ANSWER_MARK, Query, calculate, numbers, parse_step
 
 _SLIPS = ("digits", "operand", "operator", "skipped")
-_SLIP_SHARES = (0.4, 0.25, 0.2, 0.15)
+_SLIP_SHARES = (0.7, 0.12, 0.1, 0.08)
 
 
 def wrong_attempt(query: Query, rng: random.Random) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def _attempt(query: Query, places: set[int], rng: random.Random) -> list[str]:
             left, right = max(left, right), max(1, min(left, right))
         value = calculate(left, operator, right)
         if slip == "digits":
-            value = _misread_digits(value, rng)
+            value = misread_digits(value, rng)
         steps.append(f"{left} {operator} {right} = {value}")
         believed[result] = value
     return steps
@@ -56,7 +56,7 @@ def _swapped(left: int, right: int, other: int, rng: random.Random) -> tuple[int
     return (other, right) if rng.random() < 0.3 else (left, other)
 
 
-def _misread_digits(value: int, rng: random.Random) -> int:
+def misread_digits(value: int, rng: random.Random) -> int:
     """A value near by: a carry forgotten, a digit off, two digits exchanged."""
     digits = list(str(value))
     kind = rng.random()

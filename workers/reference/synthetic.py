@@ -61,20 +61,23 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How difficult a query is; pairs are the least and the most, both included."""
+    """How difficult a query is; pairs are the least and the most, both included.
+
+    `largest` bounds the numbers that are added and taken away, `times` and `each` those that
+    are multiplied and divided by, `dividend` what is divided, `limit` every result.
+    """
 
     events: tuple[int, int]
     largest: int
     times: int
     each: int
     distractors: tuple[int, int] = (0, 1)
+    dividend: int = LIMIT
+    limit: int = LIMIT
 
 
 EASY = Shape(events=(2, 4), largest=99, times=9, each=12)
-HARD = (
-    Shape(events=(5, 7), largest=999, times=5, each=12),
-    Shape(events=(6, 8), largest=99, times=9, each=20),
-)
+HARD = Shape(events=(7, 8), largest=249, times=4, each=12, dividend=99, limit=1499)
 SECTION = Shape(events=(2, 2), largest=60, times=4, each=12, distractors=(0, 0))
 SECTIONS = (3, 4)
 
@@ -226,10 +229,10 @@ def _shape(rng: random.Random, kind: Kind) -> Shape:
         case "easy":
             return EASY
         case "hard":
-            return rng.choice(HARD)
+            return HARD
         case _:
             return Shape(
-                events=(1, rng.choice((2, 4, 6, 8))),
+                events=(1, rng.choice((2, 5, 8, 11))),
                 largest=rng.choice((30, 99, 300, 999)),
                 times=rng.choice((4, 9, 12)),
                 each=rng.choice((12, 30, 99)),
@@ -296,9 +299,11 @@ class _Story:
 
     def fits(self, operator: str, right: int) -> bool:
         """Whether the value may go through this operation."""
+        if operator == "/" and self.value > self.shape.dividend:
+            return False
         if operator == "/" and self.value % right:
             return False
-        return 0 < calculate(self.value, operator, right) <= LIMIT
+        return 0 < calculate(self.value, operator, right) <= self.shape.limit
 
     def step(self, operator: str, right: int) -> None:
         """Takes the value through one operation and writes the step down."""

@@ -22,9 +22,10 @@ from workers.reference.optimise import Limit
 from workers.reference.sampling import Sampling
 
 _MINUTES = 60.0
-_ATTEMPTS = 1600
+_ATTEMPTS = 1000
 _REPLIES = 4
 _HEAT = 0.9
+_RATE_AGAIN = 0.5
 
 
 def main() -> None:
@@ -42,19 +43,30 @@ def main() -> None:
 
 
 def train_reasoner(options: argparse.Namespace) -> None:
-    """Writes OUT/reasoner."""
+    """Writes OUT/reasoner, made from nothing or gone on with."""
+    folder = options.out / "reasoner"
+    rate = _RATE_AGAIN if options.more else 1.0
 
     def work(rank: int) -> None:
-        tokenizer = learn_reasoner.build_tokenizer(options.seed)
-        save = _saver(options.out / "reasoner", tokenizer, rank)
-        seed = _seed(options, rank)
-        save(learn_reasoner.train(tokenizer, _limit(options), seed, _device(options), save))
+        build = learn_reasoner.build_tokenizer
+        tokenizer = tokens.load(folder) if options.more else build(options.seed)
+        torch.manual_seed(options.seed)
+        reasoner = Reasoner(tokenizer)
+        if options.more:
+            network.load(reasoner, folder)
+        save = _saver(folder, tokenizer, rank)
+        seed, device = _seed(options, rank), _device(options)
+        learn_reasoner.train(tokenizer, reasoner, _limit(options), seed, device, save, rate)
+        save(reasoner)
 
     processes.run(options.processes, work)
 
 
 def train_prm(options: argparse.Namespace) -> None:
-    """Writes OUT/prm from OUT/reasoner; the reasoner's attempts stay in OUT/attempts.jsonl."""
+    """Writes OUT/prm; the attempts of OUT/reasoner that it learns from stay in OUT/attempts.jsonl.
+
+    It grows from OUT/reasoner, or from a reasoner trained for longer.
+    """
     kept = options.out / "attempts.jsonl"
     folder = options.out / "reasoner"
     how = Sampling(_REPLIES, _HEAT)
@@ -64,7 +76,7 @@ def train_prm(options: argparse.Namespace) -> None:
     def work(rank: int) -> None:
         tokenizer = tokens.load(folder)
         reasoner = Reasoner(tokenizer)
-        network.load(reasoner, folder)
+        network.load(reasoner, options.base or folder)
         prm = RewardModel(tokenizer)
         prm.grow_from(reasoner)
         save = _saver(options.out / "prm", tokenizer, rank)
@@ -93,6 +105,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--minutes", type=float, help=f"of training, each ({_MINUTES:.0f})")
     parser.add_argument("--examples", type=int, help="of training, instead of minutes")
+    parser.add_argument(
+        "--more", action="store_true", help="train the model that is there some more"
+    )
+    parser.add_argument("--base", type=Path, help="the reasoner that the PRM grows from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--queries", type=int, default=300, help="to measure on, of each kind")
     parser.add_argument("--out", type=Path, default=PRM.parent)
