@@ -31,6 +31,11 @@ class Recursive(Tree):
         for place in range(self._population):
             self._write(Expand((place,)))
 
+    @property
+    def _over(self) -> bool:
+        # The last round votes once all of it is there, not once there are enough answers.
+        return self._stopped is not None
+
     def _grown(self, node: Candidate) -> None:
         self._level.append(node)
         self._end_round()

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
 from math import exp
+from typing import Literal
 
 from planner.domain import Candidate, Expand, Finish, Grade, Path, Result, Task
 from planner.search.base import Setup
@@ -54,7 +55,8 @@ class Tree(Gathering):
         for _ in range(count):
             child = (*path, self._children[path])
             self._children[path] += 1
-            self._waiting.append(Expand(child, parent, "step" if len(child) < MAX_STEPS else "end"))
+            until: Literal["step", "end"] = "step" if len(child) < MAX_STEPS else "end"
+            self._waiting.append(Expand(child, parent, until=until))
 
     def _write(self, task: Expand) -> None:
         """Have something other than a child's next step written, a whole answer say."""

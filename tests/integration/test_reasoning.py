@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from planner.domain import Budget, Expand, Message, Prices, Query, Sampling, Stopped, Task
 from planner.effort import Options
 from planner.errors import LedgerUnavailable
-from planner.search import Setup, search
+from planner.search import STRATEGIES, Setup, search
 from planner.selection import selector
 from planner.stopping import parse
 from services.budget import RedisLedger, connect
@@ -113,6 +113,24 @@ async def test_everything_is_counted(redis_client: Redis) -> None:
     assert events[-1].kind is Kind.CLOSED
 
 
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+async def test_every_strategy_is_counted_and_ends_with_an_answer(
+    redis_client: Redis, strategy: str
+) -> None:
+    """Whatever it grows, asks again or continues: what was spent is what the worker counted."""
+    bench = Bench(redis_client, FakePool())
+    reply, events = await bench.ask(wide(8, strategy=strategy))
+    completion, prompt = await bench.counted()
+    assert reply.spent.completion_tokens == completion
+    assert reply.spent.prompt_tokens + reply.spent.reward_tokens == prompt
+    assert 1 <= reply.spent.candidates <= 8
+    assert reply.outcome.best is not None
+    assert reply.outcome.best.finished
+    assert reply.outcome.stopped in (Stopped.COMPLETE, Stopped.BUDGET)
+    assert (await bench.ledger.account(reply.trace_id)).spent == reply.spent
+    assert events[-1].kind is Kind.CLOSED
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.builds(
@@ -122,7 +140,7 @@ async def test_everything_is_counted(redis_client: Redis) -> None:
         candidates=st.none() | st.integers(1, 20),
         micro_usd=st.none() | st.integers(1, 400),
     ),
-    st.sampled_from(["single", "majority", "best_of_n"]),
+    st.sampled_from(sorted(STRATEGIES)),
     st.integers(0, 2**31),
 )
 async def test_no_budget_is_overspent_whatever_fails(

@@ -1,0 +1,248 @@
+"""Tree strategies against the formulas and vectors of their papers."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.domain import Candidate, Expand, Finish, Grade, Message, Query, Result, Task
+from planner.search import Search, Setup, search
+from planner.search.ab_mcts import beta, gaussian
+from planner.search.beam import spread
+from planner.search.particles import effective_share, logit, softmax, systematic
+from planner.search.rebase import balance
+from planner.selection import selector
+from planner.stopping import parse
+
+QUERY = Query((Message("user", "How many?"),), seed=3)
+LEVELS = 3
+"""Steps of a whole solution here; the last one has the answer."""
+
+Judge = Callable[[Candidate], float]
+
+
+def begin(strategy: str, candidates: int, said: str = "best") -> Search:
+    """A search with a reward model and nothing that stops it early."""
+    return search(strategy, Setup(QUERY, candidates, selector(said), parse("none"), True))
+
+
+def end(task: Task, judge: Judge) -> Result:
+    """Each step is the last digit of its path; every solution takes so many steps."""
+    if isinstance(task, Grade):
+        score = judge(task.candidate)
+        return Result(task.id, "done", task.candidate.graded((score,), score))
+    assert isinstance(task, Expand)
+    text = (task.parent.text if task.parent else "") + f"{task.path[-1]}\n"
+    whole = len(task.path) >= LEVELS or task.until == "end"
+    if whole:
+        text += f"#### {''.join(map(str, task.path))}"
+    finish = Finish.STOP if whole else Finish.STEP
+    return Result(task.id, "done", Candidate(task.path, text, (1,), finish, -0.1))
+
+
+def run(under: Search, judge: Judge, room: int = 99) -> list[Expand]:
+    """Drive it in the order of asking; what it had grown."""
+    grown: list[Expand] = []
+    flying: list[Task] = []
+    while not under.done:
+        flying += under.ask(room)
+        task = flying.pop(0)
+        if isinstance(task, Expand):
+            grown.append(task)
+        under.tell(task, end(task, judge))
+    return grown
+
+
+def by_digits(candidate: Candidate) -> float:
+    """Higher digits are better, earlier ones most."""
+    return sum(digit / 100**place for place, digit in enumerate(candidate.path, 1)) / 2
+
+
+def test_beam_keeps_the_best_quarter_and_widens_it_again() -> None:
+    """Of 8 nodes a level the best 2 go on, with 4 children each."""
+    grown = run(begin("beam", 8), by_digits)
+    levels = [[task.path for task in grown if len(task.path) == depth] for depth in (1, 2, 3)]
+    assert levels[0] == [(place,) for place in range(8)]
+    assert Counter(path[:1] for path in levels[1]) == {(7,): 4, (6,): 4}
+    assert {path[:2] for path in levels[2]} == {(7, 3), (7, 2)}
+
+
+def test_beam_ends_with_the_path_of_the_best_steps() -> None:
+    """What it returns is the best-scored of all that finished."""
+    under = begin("beam", 8)
+    run(under, by_digits)
+    assert under.best().answer == "733"
+    assert under.progress() == (8, 8)
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_spread_is_even_and_gives_all_away(count: int, over: int) -> None:
+    """Shares differ by one at most and add up."""
+    shares = spread(count, over)
+    assert sum(shares) == count
+    assert max(shares) - min(shares) <= 1
+
+
+def test_dvts_never_mixes_its_subtrees() -> None:
+    """Two subtrees of four: in each the best child of its own goes on."""
+    grown = run(begin("dvts", 8), by_digits)
+    second = Counter(task.path[:1] for task in grown if len(task.path) == 2)
+    assert second == {(7,): 4, (6,): 4}
+    third = Counter(task.path[:2] for task in grown if len(task.path) == 3)
+    assert third == {(7, 3): 4, (6, 3): 4}
+
+
+def test_rebase_shares_by_the_published_vector() -> None:
+    """Scores .9, .5, .1 at width 16 give 14, 2, 0."""
+    assert balance([0.9, 0.5, 0.1], 16) == [14, 2, 0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 64))
+def test_rebase_gives_away_its_width_exactly(scores: list[float], width: int) -> None:
+    """Rounding neither adds a child nor loses one, and a better node never gets fewer."""
+    shares = balance(scores, width)
+    assert sum(shares) == width
+    best, worst = scores.index(max(scores)), scores.index(min(scores))
+    assert shares[best] >= shares[worst]
+    assert balance([0.5] * 4, 16) == [4, 4, 4, 4]
+
+
+@given(
+    st.lists(st.floats(1e-6, 1), min_size=1, max_size=30),
+    st.integers(1, 64),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_systematic_resampling_keeps_close_to_the_weights(
+    raw: list[float], count: int, u: float
+) -> None:
+    """A particle of weight w is drawn floor(N w) or ceil(N w) times."""
+    weights = [one / sum(raw) for one in raw]
+    drawn = Counter(systematic(weights, count, u))
+    assert drawn.total() == count
+    for place, weight in enumerate(weights):
+        assert abs(drawn[place] - count * weight) < 1 + 1e-6
+
+
+def test_weights_of_particles() -> None:
+    """Logits are clipped, and the effective share runs from 1 / N to 1."""
+    assert logit(0.5) == 0.0
+    assert (logit(1.0), logit(0.0)) == pytest.approx((16.118, -16.118), abs=1e-3)
+    assert softmax([logit(0.8), logit(0.2)]) == pytest.approx([16 / 17, 1 / 17])
+    assert effective_share([0.25] * 4) == 1.0
+    assert effective_share([1.0, 0.0, 0.0, 0.0]) == 0.25
+
+
+def drawn_from_the_good_one(strategy: str) -> int:
+    """How many of 16 particles grow from the one good first step."""
+    grown = run(begin(strategy, 16), lambda node: 0.999 if node.path[0] == 5 else 0.001)
+    second = Counter(task.path[0] for task in grown if len(task.path) == 2)
+    assert second.total() == 16
+    return second[5]
+
+
+@pytest.mark.parametrize("strategy", ["particles", "particles_multinomial"])
+def test_particles_gather_where_the_scores_are(strategy: str) -> None:
+    """With one good first step all of the second level grows from it."""
+    assert drawn_from_the_good_one(strategy) == 16
+
+
+def test_annealed_particles_stay_apart_at_first() -> None:
+    """Where one particle has nearly all the weight, it is softened, and others live on."""
+    assert drawn_from_the_good_one("particles_annealed") < 8
+
+
+@pytest.mark.parametrize("strategy", ["mcts", "mcts_puct"])
+def test_mcts_spends_most_where_the_value_is(strategy: str) -> None:
+    """More is grown beneath a first step of value 0.9 than beneath any other of 0.1."""
+    grown = run(begin(strategy, 24), lambda node: 0.9 if node.path[0] == 2 else 0.1)
+    beneath = Counter(task.path[0] for task in grown if len(task.path) > 1)
+    assert beneath[2] > max(beneath[place] for place in (0, 1, 3))
+
+
+def test_mcts_sends_side_by_side_walks_to_different_places() -> None:
+    """Eight growths at once: all children of the query first, and none of them twice."""
+    under = begin("mcts", 8)
+    first = [task.path for task in under.ask(8) if isinstance(task, Expand)]
+    assert first == [(0,), (1,), (2,), (3,)]
+    assert list(under.ask(8)) == []
+
+
+def test_ab_mcts_posteriors_are_the_published_ones() -> None:
+    """After the rewards .2, .8, .5."""
+    rewards = [0.2, 0.8, 0.5]
+    squares = sum(reward**2 for reward in rewards)
+    assert gaussian(3, sum(rewards), squares) == pytest.approx((0.375, 4, 4, 0.116875))
+    assert gaussian(0, 0.0, 0.0) == (0.0, 1.0, 1.0, 0.1)
+    assert beta(3, sum(rewards)) == pytest.approx((2.0, 2.0))
+
+
+@pytest.mark.parametrize("strategy", ["ab_mcts", "ab_mcts_beta"])
+def test_ab_mcts_corrects_what_it_goes_on_with(strategy: str) -> None:
+    """A child of an answer is asked for with that answer shown; both ways are taken."""
+    under = search(strategy, Setup(QUERY, 40, selector("best"), parse("none"), True))
+    dice = random.Random(1)
+    grown = run(under, lambda node: dice.random(), room=1)
+    assert len(grown) == 40
+    assert all((task.messages is None) == (len(task.path) == 1) for task in grown)
+    deep = [task for task in grown if len(task.path) > 1]
+    assert deep
+    assert len(deep) < 40
+    assert all(task.messages and "Attempt 1" in task.messages[-1].content for task in deep)
+
+
+def test_refinement_shows_each_version_to_the_next() -> None:
+    """Four versions a chain, the later ones written from the one before."""
+    grown = run(begin("refine", 8), lambda node: 0.5)
+    assert sorted(len(task.path) for task in grown) == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_recursive_aggregation_lets_the_last_round_vote() -> None:
+    """Four rounds of four; each later answer is written from four of the round before."""
+    under = begin("recursive", 16, "majority")
+    grown = run(under, lambda node: 0.5)
+    assert len(grown) == 16
+    shown = [task.messages[-1].content.count("Attempt") for task in grown if task.messages]
+    assert shown == [4] * 12
+    assert {vote.answer[-1] for vote in under.best().votes} == {"3"}
+
+
+def test_budget_forcing_goes_on_after_wait() -> None:
+    """What had ended is continued, three times."""
+    grown = run(begin("budget_forcing", 4), lambda node: 0.5)
+    assert [task.append for task in grown] == ["", "\nWait\n", "\nWait\n", "\nWait\n"]
+    assert all(task.parent is not None for task in grown[1:])
+
+
+def test_thoughts_are_no_answers() -> None:
+    """A thinking model's thought is extended, and only what follows it votes."""
+    under = begin("budget_forcing_thinking", 2, "majority")
+    grown = run(under, lambda node: 0.5)
+    assert len(grown) == 2 * 5
+    assert {len(task.path) for task in grown if not task.stop} == {5}
+    assert under.progress() == (2, 2)
+
+
+def test_a_judge_decides_between_answers() -> None:
+    """It is shown one candidate of each answer, and its verdict stands, with the votes beside."""
+    under = search("majority", Setup(QUERY, 6, selector("judge"), parse("none"), False))
+    verdict = None
+    while not under.done:
+        for task in under.ask(9):
+            assert isinstance(task, Expand)
+            if task.counts:
+                answer = "12" if task.path[0] < 4 else "13"
+                made = Candidate(task.path, f"#### {answer}", (1,), Finish.STOP)
+            else:
+                assert task.messages is not None
+                assert task.messages[-1].content.count("Attempt") == 2
+                verdict = Candidate(task.path, "Best: 2", (1,), Finish.STOP)
+                made = verdict
+            under.tell(task, Result(task.id, "done", made))
+    assert verdict is not None
+    assert under.best().answer == "13"
+    assert {vote.answer: vote.count for vote in under.best().votes} == {"12": 4, "13": 2}
