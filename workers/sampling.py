@@ -44,9 +44,8 @@ class Sampler:
         self._worker = worker
         self._tokenizer: Any = llm.get_tokenizer()
         self._context: int = llm.model_config.max_model_len
-        self._end_ids = tuple(
-            token for token in (self._tokenizer.eos_token_id,) if token is not None
-        )
+        end: int | None = self._tokenizer.eos_token_id
+        self._end_ids = () if end is None else (end,)
         self._longest_token = max(map(len, self._tokenizer.get_vocab()))
 
     async def prepare(self, messages: Messages) -> Prompt:

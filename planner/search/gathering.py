@@ -7,7 +7,7 @@ another form; one comparison is in flight at a time, and a search isn't done bef
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from planner.domain import Outcome, Result, Stopped, Task, Verify
 from planner.equivalence import formulas_to_compare
@@ -23,7 +23,7 @@ class Gathering(Search):
         self._tally = Tally()
         self._stopped: Stopped | None = None
         self._comparing: Verify | None = None
-        self._apart: Collection[str] = frozenset()
+        self._apart: frozenset[str] = frozenset()
         """Answers that are known to differ from one another."""
         self._remarks_on_answers: list[str] = []
 

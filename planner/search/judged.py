@@ -117,16 +117,19 @@ class Judged(Search):
 
     def best(self) -> Outcome:
         outcome = replace(self._inner.best(), stopped=self.stopped)
-        if self._round == 0 or len(self._standing or ()) != 1:
+        standing = self._standing or []
+        if self._round == 0 or len(standing) != 1:
             return outcome
-        (winner,) = self._standing or ()
+        winner = standing[0]
         ranked = (winner, *(one for one in outcome.ranked if one.path != winner.path))
         votes = dict(zip((one.path for one in outcome.ranked), outcome.votes, strict=False))
         chosen = votes.get(winner.path)
         notes = outcome.notes
         if self._failures:
             notes = (*notes, f"The judge named nobody {self._failures} times; the first won there.")
-        return replace(outcome, ranked=ranked, answer=chosen and chosen.answer, notes=notes)
+        return replace(
+            outcome, ranked=ranked, answer=chosen.answer if chosen else None, notes=notes
+        )
 
     def progress(self) -> tuple[int, int]:
         return self._inner.progress()

@@ -85,12 +85,12 @@ def of_length(mean: int, spread: float) -> Callable[[Generate], Script]:
     def script(call: Generate) -> Script:
         prompt = bytes(call.prompt_ids)
         made = prompt.rpartition(b"How many?\n")[2]
-        if b" " in made:
+        if made[:1].isdigit() and b" " in made:
             whole = int(made.split(b" ")[0])
         else:
             chance = random.Random(call.seed)
             whole = max(20, round(chance.gauss(mean, spread * mean)))
-            made = b""
+            made = b""  # nothing yet, or the attempts that a prompt shows
         text = f"{whole} ".ljust(whole - 7, ".") + "\n#### 7"
         rest = text[len(made) :]
         return Script(rest, seconds=len(rest) * 1e-4)

@@ -14,6 +14,7 @@ from planner.domain import (
     Candidate,
     Expand,
     Finish,
+    Grade,
     Message,
     Outcome,
     Query,
@@ -189,6 +190,7 @@ def ended(task: Task, dice: random.Random) -> Result:
     if isinstance(task, Expand):
         text = f"#### {dice.randrange(3)}"
         return Result(task.id, "done", Candidate(task.path, text, finish=Finish.STOP))
+    assert isinstance(task, Grade)
     score = dice.random()
     return Result(task.id, "done", task.candidate.graded((score,), score))
 

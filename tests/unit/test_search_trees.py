@@ -60,7 +60,7 @@ def run(under: Search, judge: Judge, room: int = 99) -> list[Expand]:
 
 def by_digits(candidate: Candidate) -> float:
     """Higher digits are better, earlier ones most."""
-    return sum(digit / 100**place for place, digit in enumerate(candidate.path, 1)) / 2
+    return sum(digit * 0.01**place for place, digit in enumerate(candidate.path, 1)) / 2
 
 
 def test_beam_keeps_the_best_quarter_and_widens_it_again() -> None:

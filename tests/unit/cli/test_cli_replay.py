@@ -257,6 +257,7 @@ def events(*, said: str = "#### 2", candidates: int = 2) -> list[dict[str, Any]]
                 "query": query_data(query),
                 "effort": effort_data(effort),
                 "grades": False,
+                "verifies": False,
                 "prompt_tokens": 9,
             },
         ),
