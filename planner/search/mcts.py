@@ -1,9 +1,10 @@
-"""Monte Carlo tree search over steps, with the reward model's score as a node's value.
+"""Monte Carlo tree search over steps, with the reward model's scores for values.
 
-A simulation walks down from the query to a node that has room for another child, has that child
-sampled and graded, and adds the grade to every node on the way (Kocsis & Szepesvari 2006). Many
-run at once: what is in flight counts as a visit worth nothing (virtual loss), so that the next
-walk goes elsewhere.
+A simulation walks down from the query to a node that has room for another child and has that child
+sampled, and from there a rollout to the end, so that each gives an answer. The mean of what both
+score is added to every node on the way (Kocsis & Szepesvari 2006; values mixed as in Silver et al.
+2016). Many run at once: one under way counts as a visit worth nothing (virtual loss), so that the
+next walk goes elsewhere.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from planner.search.tree import Tree, value
 
 BRANCHES = 4
 """The children that a node is given."""
+_ROLLOUT = BRANCHES
+"""The last number in the path of a rollout, which no child has."""
+_TRIES = 4
+"""Simulations at most for each candidate wanted, should many fail."""
 _UCT = sqrt(2)
 _PUCT_BASE = 19_652
 _PUCT_INIT = 1.25
@@ -58,6 +63,8 @@ class _Mcts(Tree):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._branches = min(BRANCHES, setup.candidates)
+        self._most = setup.candidates * _TRIES
+        self._begun = 0
         self._root = Node()
         self._nodes: dict[Path, Node] = {(): self._root}
 
@@ -66,7 +73,7 @@ class _Mcts(Tree):
         """How much a walk at the parent wants to go on to this child."""
 
     def _refill(self) -> None:
-        if self._root.flying >= self.setup.candidates:
+        if self._root.flying >= self.setup.candidates or self._begun >= self._most:
             return
         node = self._root
         while not node.closed and node.started == self._branches:
@@ -80,27 +87,46 @@ class _Mcts(Tree):
 
     def _begin_growth(self, node: Node) -> None:
         self._grow(node.candidate)
+        self._begun += 1
         node.started += 1
         for above in _upwards(node):
             above.flying += 1
 
     def _grown(self, node: Candidate) -> None:
-        parent = self._nodes[node.path[:-1]]
+        *above, last = node.path
+        if last == _ROLLOUT:
+            self._back_up(self._nodes[tuple(above)], value(node))
+            return
+        parent = self._nodes[tuple(above)]
         child = Node(parent, node, prior=_prior(node, parent.candidate), closed=node.finished)
         self._nodes[node.path] = child
+        if node.finished:
+            self._back_up(child, value(node))
+        else:
+            self._write(Expand((*node.path, _ROLLOUT), node))
+
+    def _lost(self, task: Expand) -> None:
+        *above, last = task.path
+        node = self._nodes[tuple(above)]
+        if last == _ROLLOUT and node.candidate:
+            self._back_up(node, value(node.candidate))
+            return
+        for one in _upwards(node):
+            one.flying -= 1
+        self._close(node)
+
+    def _back_up(self, child: Node, seen: float) -> None:
+        """Adds what a walk has come to, to its new node and all above it."""
+        parent = child.parent
+        if parent is None or child.candidate is None:
+            raise ValueError("The query itself is no child.")
         parent.children.append(child)
         parent.children.sort(key=_path)
-        child.visits, child.total = 1, value(node)
+        child.visits, child.total = 1, (value(child.candidate) + seen) / 2
         for above in _upwards(parent):
             above.flying -= 1
             above.visits += 1
             above.total += child.total
-        self._close(parent)
-
-    def _lost(self, task: Expand) -> None:
-        parent = self._nodes[task.path[:-1]]
-        for above in _upwards(parent):
-            above.flying -= 1
         self._close(parent)
 
     def _close(self, node: Node | None) -> None:
@@ -116,7 +142,7 @@ class _Mcts(Tree):
 
     @property
     def _exhausted(self) -> bool:
-        return self._root.closed
+        return self._root.closed or self._begun >= self._most
 
 
 class Mcts(_Mcts):

@@ -100,7 +100,7 @@ class Tree(Gathering):
         node = result.candidate
         if node is not None and not self._answers(task.path):
             self._tally.keep(node)
-        elif node is not None and node.finish is not Finish.STEP:
+        elif node is not None:
             self._tally.add(node)
         if node is None or result.status != "done" or node.finish is Finish.BUDGET:
             if not self._over:
