@@ -136,7 +136,8 @@ def test_a_wrong_attempt_gets_a_wrong_label(tokenizer: PreTrainedTokenizerFast) 
 def test_drills_are_labelled_by_their_arithmetic(tokenizer: PreTrainedTokenizerFast) -> None:
     """The tag after a drill says whether it is right, and both kinds are drawn."""
     made = drill_row(tokenizer, random.Random(3))
-    steps = tokenizer.decode(list(made.ids[made.starts[0] :])).split(STEP_TAG)[:-1]
+    text = str(tokenizer.decode(list(made.ids[made.starts[0] :])))
+    steps = text.split(STEP_TAG)[:-1]
     tags = [
         label
         for token, label in zip(made.ids[made.starts[0] :], made.labels, strict=True)
