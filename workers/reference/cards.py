@@ -40,10 +40,10 @@ pipeline_tag: token-classification
 
 A `Qwen2ForProcessRewardModel` ({parameters:.1f} million parameters, bfloat16), the architecture of
 Qwen2.5-Math-PRM, for the steps that the reference reasoner writes. Written by `python -m
-workers.reference.train prm`: a reasoner trained for a quarter of an hour more, made deeper, and then
-taught for 42 minutes on two CPU cores with labelled solutions of the train split (the reasoner's own
-samples and made-up slips), with drills of single steps of arithmetic, and with the language of
-right ones.
+workers.reference.train prm`: a reasoner trained for a quarter of an hour more, made deeper, and
+then taught for 42 minutes on two CPU cores with labelled solutions of the train split (the
+reasoner's own samples and made-up slips), with drills of single steps of arithmetic, and with the
+language of right ones.
 
 ## Input
 
