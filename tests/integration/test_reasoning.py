@@ -159,6 +159,31 @@ async def test_budget_of_sixteen_mean_candidates_finishes_nearly_all(redis_clien
         assert len(first.data["tasks"]) == 16
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.1, 0.2])
+async def test_candidates_of_one_length_do_not_all_come_up_short(
+    redis_client: Redis, spread: float
+) -> None:
+    """Where earlier requests took fewer tokens than this one does, nearly all finish just so."""
+    bench = Bench(redis_client, FakePool(of_length(120, 0.1)))
+    await bench.ask(wide())
+    longer = Bench(redis_client, FakePool(of_length(150, spread)))
+    longer.reasoner._lengths = bench.reasoner._lengths
+    options = replace(wide(), budget=Budget(candidates=16, completion_tokens=16 * 150))
+    reply, events = await longer.ask(options)
+    ends = [e.data["candidate"] for e in told(events) if e.data["candidate"]]
+    done = [end for end in ends if end["finish"] == "stop"]
+    assert reply.spent.completion_tokens <= 16 * 150
+    assert len(done) >= 13
+
+
+async def test_a_blank_candidate_is_no_step_to_score(redis_client: Redis) -> None:
+    """A model that ends at once leaves nothing to grade, and the reply says what it can."""
+    bench = Bench(redis_client, FakePool(lambda call: Script("")))
+    reply, events = await bench.ask(wide(4, strategy="best_of_n"))
+    assert reply.outcome.stopped is Stopped.COMPLETE
+    assert {event.data["status"] for event in told(events, "grade")} <= {"failed"}
+
+
 async def test_deadline_gives_the_best_so_far(redis_client: Redis) -> None:
     """Half of the workers hang; at the deadline the others' answer is there, nothing runs on."""
 
