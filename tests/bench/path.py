@@ -25,6 +25,7 @@ from rich.table import Table
 from services.app import Service
 from services.settings import RewardSettings, ServiceSettings, Settings
 from workers.environment import set_environment
+from workers.options import GeneratorOptions
 from workers.reference.synthetic import queries
 
 if TYPE_CHECKING:
@@ -34,23 +35,28 @@ ROUNDS = 40
 MAX_TOKENS = 128
 
 
-async def main(rounds: int) -> None:
+def main(rounds: int) -> None:
     settings = Settings(
         service=ServiceSettings(port=0, log_level="error"), reward=RewardSettings(enabled=False)
     )
     options = settings.generator.options()
     set_environment(options)
+    with Service.start(settings) as service:
+        asyncio.run(compare(service.url, options, rounds))
+
+
+async def compare(url: str, options: GeneratorOptions, rounds: int) -> None:
+    """Both tables, printed."""
     from workers.engine import start_engine  # noqa: PLC0415 (imports vLLM: after the environment)
 
-    with Service.start(settings) as service:
-        engine = start_engine(options, scheduling_policy="priority")
-        try:
-            async with httpx.AsyncClient(base_url=service.url, timeout=300) as http:
-                console = Console()
-                console.print(await single(engine, http, rounds))
-                console.print(await wide(engine, http, max(3, rounds // 8)))
-        finally:
-            engine.shutdown()
+    engine = start_engine(options, scheduling_policy="priority")
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=300) as http:
+            console = Console()
+            console.print(await single(engine, http, rounds))
+            console.print(await wide(engine, http, max(3, rounds // 8)))
+    finally:
+        engine.shutdown()
 
 
 async def single(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> Table:
@@ -151,4 +157,4 @@ async def drive(engine: AsyncLLM, question: str, candidates: int, seed: int) -> 
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if sys.argv[1:] else ROUNDS))
+    main(int(sys.argv[1]) if sys.argv[1:] else ROUNDS)
