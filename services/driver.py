@@ -192,6 +192,9 @@ class Driver:
 
     async def _hear(self, deadline: float | None) -> bool:
         """Wait for news; settle and tell all there is of it. False if the deadline came first."""
+        # Where news keep coming the wait below never waits, and no timeout ends it.
+        if deadline is not None and self._loop.time() >= deadline:
+            return False
         try:
             async with asyncio.timeout_at(deadline):
                 news = [await self._inbox.get()]

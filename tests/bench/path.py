@@ -2,8 +2,8 @@
 
 Run it as a script on a quiet machine: `python tests/bench/path.py [ROUNDS]`. It starts the
 embedded service without its reward model, and beside it one more engine of the same options in its
-own process; then it asks both the same questions in turn, so that a machine whose speed drifts is
-fair to both. It prints
+own process; then it asks both the same questions in turn, with the same sampling seeds, so that both
+write the same tokens and a machine whose speed drifts is fair to both. It prints
 
 - for `single`: milliseconds at the median, over HTTP and directly, and what the path adds;
 - for 16 and 64 candidates side by side: tokens a second, and the ratio.
@@ -22,6 +22,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from planner.domain import derive_seed
 from services.app import Service
 from services.settings import RewardSettings, ServiceSettings, Settings
 from workers.environment import set_environment
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 ROUNDS = 40
-MAX_TOKENS = 128
+MAX_TOKENS = 256
+TEMPERATURE = 0.8
 
 
 def main(rounds: int) -> None:
@@ -54,7 +56,7 @@ async def compare(url: str, options: GeneratorOptions, rounds: int) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=300) as http:
             console = Console()
             console.print(await single(engine, http, rounds))
-            console.print(await wide(engine, http, max(3, rounds // 8)))
+            console.print(await wide(engine, http, max(3, rounds // 3)))
     finally:
         engine.shutdown()
 
@@ -118,6 +120,7 @@ async def ask(http: httpx.AsyncClient, question: str, candidates: int, seed: int
             "messages": [{"role": "user", "content": question}],
             "max_tokens": MAX_TOKENS,
             "seed": seed,
+            "temperature": TEMPERATURE,
             "longthink": {
                 "strategy": strategy,
                 "stop": "none",
@@ -142,9 +145,9 @@ async def drive(engine: AsyncLLM, question: str, candidates: int, seed: int) -> 
 
     async def one(index: int) -> int:
         params = SamplingParams(
-            temperature=0.8,
+            temperature=TEMPERATURE,
             max_tokens=MAX_TOKENS,
-            seed=seed * 1000 + index,
+            seed=derive_seed(seed, (index,)),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         made = 0
