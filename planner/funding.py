@@ -62,15 +62,18 @@ def first_instalments(
     """How many of `wanted` new candidates to start, and the tokens to hold for each.
 
     (0, 0) when too little is left: for one candidate, less than `least`; for several side by side,
-    less than what they are likely to take.
+    half as much again as they are likely to take.
     """
     if left.candidates is not None:
         wanted = min(wanted, left.candidates)
+    # Candidates of one question are about as long as each other. If all were given just what is
+    # likely, all would come up short together, a few tokens before their ends.
+    ample = likely + likely // 2
     for calls in range(wanted, 0, -1):
         tokens = affordable(left, prices, calls, prompt_tokens)
         if tokens >= calls * max_tokens:
             return calls, max_tokens
-        if tokens >= calls * likely or (calls == 1 and tokens >= least):
+        if tokens >= calls * ample or (calls == 1 and tokens >= least):
             return calls, min(max_tokens, tokens // calls)
     return 0, 0
 

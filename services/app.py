@@ -47,7 +47,9 @@ _ENVIRONMENT = {
     # Calls run in the replica's own event loop: a streaming call over a handle takes 1.4 ms
     # instead of 6.0 (tests/bench).
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # That would also have every replica listen on a port of its own, which nobody needs.
+    # The proxy that takes the requests is not covered by that: 2 ms less a request.
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    # Throughput would also have every replica listen on a port of its own, which nobody needs.
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     # Ray would run its workers, and the engines in them, behind everything else on the machine.
     "RAY_worker_niceness": "0",

@@ -202,6 +202,9 @@ class Driver:
 
     async def _hear(self, deadline: float | None) -> bool:
         """Wait for news; settle and tell all there is of it. False if the deadline came first."""
+        # Where news keep coming the wait below never waits, and no timeout ends it.
+        if deadline is not None and self._loop.time() >= deadline:
+            return False
         try:
             async with asyncio.timeout_at(deadline):
                 news = [await self._inbox.get()]
@@ -383,7 +386,9 @@ class Driver:
         """A grading call has ended; its task too, unless it is to be tried again."""
         self._purse.owe(Commit(grading.op, grading.take(made, self._manner.prices)))
         task = grading.task
-        if made.finish == "done":
+        if made.finish == "done" and not made.step_scores:
+            self._tell(task, grading.result("failed", error="It has no step to score."))
+        elif made.finish == "done":
             score = AGGREGATES[self._manner.aggregate](made.step_scores)
             candidate = task.candidate.graded(made.step_scores, score)
             self._tell(task, grading.result("done", candidate, worker=made.worker))

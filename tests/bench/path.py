@@ -2,8 +2,8 @@
 
 Run it as a script on a quiet machine: `python tests/bench/path.py [ROUNDS]`. It starts the
 embedded service without its reward model, and beside it one more engine of the same options in its
-own process; then it asks both the same questions in turn, so that a machine whose speed drifts is
-fair to both. It prints
+own process; then it asks both the same questions in turn, with the same sampling seeds, so that both
+write the same tokens and a machine whose speed drifts is fair to both. It prints
 
 - for `single`: milliseconds at the median, over HTTP and directly, and what the path adds;
 - for 16 and 64 candidates side by side: tokens a second, and the ratio.
@@ -22,35 +22,43 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from planner.domain import derive_seed
 from services.app import Service
 from services.settings import RewardSettings, ServiceSettings, Settings
 from workers.environment import set_environment
+from workers.options import GeneratorOptions
 from workers.reference.synthetic import queries
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 ROUNDS = 40
-MAX_TOKENS = 128
+MAX_TOKENS = 256
+TEMPERATURE = 0.8
 
 
-async def main(rounds: int) -> None:
+def main(rounds: int) -> None:
     settings = Settings(
         service=ServiceSettings(port=0, log_level="error"), reward=RewardSettings(enabled=False)
     )
     options = settings.generator.options()
     set_environment(options)
+    with Service.start(settings) as service:
+        asyncio.run(compare(service.url, options, rounds))
+
+
+async def compare(url: str, options: GeneratorOptions, rounds: int) -> None:
+    """Both tables, printed."""
     from workers.engine import start_engine  # noqa: PLC0415 (imports vLLM: after the environment)
 
-    with Service.start(settings) as service:
-        engine = start_engine(options, scheduling_policy="priority")
-        try:
-            async with httpx.AsyncClient(base_url=service.url, timeout=300) as http:
-                console = Console()
-                console.print(await single(engine, http, rounds))
-                console.print(await wide(engine, http, max(3, rounds // 8)))
-        finally:
-            engine.shutdown()
+    engine = start_engine(options, scheduling_policy="priority")
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=300) as http:
+            console = Console()
+            console.print(await single(engine, http, rounds))
+            console.print(await wide(engine, http, max(3, rounds // 3)))
+    finally:
+        engine.shutdown()
 
 
 async def single(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> Table:
@@ -112,6 +120,7 @@ async def ask(http: httpx.AsyncClient, question: str, candidates: int, seed: int
             "messages": [{"role": "user", "content": question}],
             "max_tokens": MAX_TOKENS,
             "seed": seed,
+            "temperature": TEMPERATURE,
             "longthink": {
                 "strategy": strategy,
                 "stop": "none",
@@ -136,9 +145,9 @@ async def drive(engine: AsyncLLM, question: str, candidates: int, seed: int) -> 
 
     async def one(index: int) -> int:
         params = SamplingParams(
-            temperature=0.8,
+            temperature=TEMPERATURE,
             max_tokens=MAX_TOKENS,
-            seed=seed * 1000 + index,
+            seed=derive_seed(seed, (index,)),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         made = 0
@@ -151,4 +160,4 @@ async def drive(engine: AsyncLLM, question: str, candidates: int, seed: int) -> 
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if sys.argv[1:] else ROUNDS))
+    main(int(sys.argv[1]) if sys.argv[1:] else ROUNDS)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from secrets import token_hex
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -74,6 +75,12 @@ def wide(candidates: int = 16, **said: str) -> Options:
 def told(events: list[Event], prefix: str = "expand") -> list[Event]:
     """The ends of the tasks of one kind."""
     return [e for e in events if e.kind is Kind.TOLD and e.data["id"].startswith(prefix)]
+
+
+def finished(events: list[Event]) -> list[dict[str, Any]]:
+    """The candidates that came to their own end. One that never started has none."""
+    candidates = [event.data["candidate"] for event in told(events)]
+    return [one for one in candidates if one and one["finish"] == "stop"]
 
 
 def of_length(mean: int, spread: float) -> Callable[[Generate], Script]:
@@ -170,11 +177,33 @@ async def test_budget_of_sixteen_mean_candidates_finishes_nearly_all(redis_clien
         query = replace(QUERY, seed=seed)
         options = replace(wide(), budget=Budget(candidates=16, completion_tokens=1600))
         reply, events = await bench.ask(options, query)
-        done = [e for e in told(events) if e.data["candidate"]["finish"] == "stop"]
         assert reply.spent.completion_tokens <= 1600
-        assert len(done) >= 13
+        assert len(finished(events)) >= 13
         first = next(event for event in events if event.kind is Kind.ASKED)
         assert len(first.data["tasks"]) == 16
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.1, 0.2])
+async def test_candidates_of_one_length_do_not_all_come_up_short(
+    redis_client: Redis, spread: float
+) -> None:
+    """Where earlier requests took fewer tokens than this one does, nearly all finish just so."""
+    script = of_length(120, 0.1)
+    bench = Bench(redis_client, FakePool(lambda call: script(call)))
+    await bench.ask(wide())
+    script = of_length(150, spread)
+    options = replace(wide(), budget=Budget(candidates=16, completion_tokens=16 * 150))
+    reply, events = await bench.ask(options)
+    assert reply.spent.completion_tokens <= 16 * 150
+    assert len(finished(events)) >= 13
+
+
+async def test_a_blank_candidate_is_no_step_to_score(redis_client: Redis) -> None:
+    """A model that ends at once leaves nothing to grade, and the reply says what it can."""
+    bench = Bench(redis_client, FakePool(lambda call: Script("")))
+    reply, events = await bench.ask(wide(4, strategy="best_of_n"))
+    assert reply.outcome.stopped is Stopped.COMPLETE
+    assert {event.data["status"] for event in told(events, "grade")} == {"failed"}
 
 
 async def test_deadline_gives_the_best_so_far(redis_client: Redis) -> None:
