@@ -103,7 +103,8 @@ def evaluate(
     """Measure strategies on the same questions; the same command goes on where it was stopped.
 
     DIR gets results.jsonl, a line a reply; report.md, the table with who beats whom; and
-    accuracy.png and accuracy.svg, accuracy against completion tokens.
+    accuracy.png and accuracy.svg, accuracy against completion tokens. Other strategies, or other
+    numbers, that are measured into the same DIR join those that are there.
     """
     from rich.console import Console  # noqa: PLC0415 - quick help
 

@@ -28,7 +28,7 @@ from services.evaluation.plan import Plan
 from services.evaluation.report import markdown
 from services.evaluation.results import Record
 from services.evaluation.summary import Row, rows
-from services.evaluation.variants import SINGLE, Variant, Worth
+from services.evaluation.variants import SINGLE, Variant, Worth, on_record
 
 _COLUMNS = (
     *("n", "queries", "accuracy", "95% interval", "pass@k"),
@@ -42,12 +42,17 @@ _WIDE = 120
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What an evaluation came to, and in which file every reply is."""
+    """What an evaluation came to, and in which file every reply is.
+
+    `rows` are those that were asked for; `on_record`, like `rounds`, also those that were measured
+    into the same folder before.
+    """
 
     path: Path
     configuration: Mapping[str, Any]
     worth: Worth | None
     rows: tuple[Row, ...]
+    on_record: tuple[Row, ...]
     rounds: tuple[Round, ...]
     errors: tuple[Record, ...]
 
@@ -57,8 +62,10 @@ class Measured:
 
         asked = f"{self.configuration['questions']}, {self.configuration['limit']} questions"
         folder, model = self.path.parent, self.configuration["model"]
-        picture = draw(self.rows, folder, title=f"{asked}, answered by {model}", worth=self.worth)
-        text = markdown(self.rows, self.rounds, self.configuration, self.worth, picture)
+        picture = draw(
+            self.on_record, folder, title=f"{asked}, answered by {model}", worth=self.worth
+        )
+        text = markdown(self.on_record, self.rounds, self.configuration, self.worth, picture)
         (folder / "report.md").write_text(text, encoding="utf-8")
         return text
 
@@ -103,7 +110,8 @@ async def measure(
                 configuration=configuration,
                 worth=worth,
                 rows=rows(kept, plan.variants, worth),
-                rounds=rounds(kept, plan.variants),
+                on_record=rows(kept, on_record(kept), worth),
+                rounds=rounds(kept, on_record(kept)),
                 errors=kept.errors,
             )
 

@@ -11,7 +11,7 @@ from planner.errors import InvalidOption
 from services.evaluation import hub, questions
 from services.evaluation.questions import Question
 from services.evaluation.results import Results, ResultsError
-from services.evaluation.variants import SINGLE, Variant, Worth, variants
+from services.evaluation.variants import SINGLE, Variant, Worth, on_record, variants
 
 _QUESTIONS_OF_A_SPLIT = 300
 _CANDIDATES = 16
@@ -68,11 +68,12 @@ class Plan:
         return self._counts_worth and self.tokens is None
 
     def worth(self, kept: Results) -> Worth | None:
-        """What a candidate is worth, once single samples are there; None where nothing counts it.
+        """What a candidate is worth, once single samples are there; None where nothing counts it,
+        neither here nor on record.
 
         Found once for a folder of results. Raises ResultsError where no sample has a reply.
         """
-        if not self._counts_worth:
+        if not self._counts_worth and not any(one.worth for one in on_record(kept)):
             return None
         if self.tokens is not None:
             return Worth(self.tokens, self.width)
@@ -80,18 +81,17 @@ class Plan:
         return Worth(tokens, self.width)
 
     def configuration(self, model: str) -> dict[str, Any]:
-        """What makes two runs the same run."""
-        counted = {"tokens_per_candidate": self.tokens, "width": self.width}
+        """What makes two runs the same run, to which other strategies may be added."""
         return {
             "questions": self.source,
             "limit": len(self.questions),
             "seed": self.seed,
-            "strategies": [variant.key for variant in self.variants],
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "model": model,
             "fingerprint": questions.fingerprint(self.questions),
-            **(counted if self._counts_worth else {}),
+            "tokens_per_candidate": self.tokens,
+            "width": self.width,
         }
 
     @property

@@ -82,6 +82,11 @@ class Results:
         """The latest record of each question, in the order they were first asked."""
         return tuple(one for one in self._records.values() if one.variant == variant)
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The keys of all that there are records of, in the order of their first ones."""
+        return tuple(dict.fromkeys(record.variant for record in self._records.values()))
+
     def settled(self, name: str, find: Callable[[], float]) -> float:
         """A figure that is found once, and stays what it is however often the run goes on."""
         known = json.loads(self._settled.read_text()) if self._settled.exists() else {}

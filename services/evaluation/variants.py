@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from planner.errors import InvalidOption
 from planner.search import STRATEGIES
 from planner.selection import selector
 from planner.stopping import parse
+from services.evaluation.results import Results
 
 ONE_PASS = "single"
 """The strategy that has one candidate, however many are asked for."""
@@ -77,6 +78,13 @@ class Variant:
     candidates: int
     worth: bool = False
 
+    @classmethod
+    def named(cls, key: str) -> Self:
+        """The variant with this key. Raises InvalidOption."""
+        text, _, spending = key.rpartition(" ")
+        strategy, selects, stop = _parts(text)
+        return cls(text, strategy, selects, stop, int(spending[1:]), spending[0] == "~")
+
     @property
     def key(self) -> str:
         """Names the variant in the results."""
@@ -96,6 +104,11 @@ class Variant:
 
 SINGLE = Variant(ONE_PASS, ONE_PASS, None, None, 1)
 """One sample as it comes, whose mean length is a candidate's worth of tokens."""
+
+
+def on_record(results: Results) -> tuple[Variant, ...]:
+    """All that were ever measured there, in the order of their first replies."""
+    return tuple(Variant.named(key) for key in results.variants)
 
 
 def variants(

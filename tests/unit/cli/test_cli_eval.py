@@ -245,7 +245,7 @@ def test_without_a_sample_there_is_no_budget(
         (("--seed", "1"), "seed was 0, now 1"),
         (("--temperature", "0.1"), "temperature was 0.8, now 0.1"),
         (("--limit", "5"), "limit was 10, now 5"),
-        (("--strategies", "majority"), 'strategies was ["single x1"], now ["majority x16"]'),
+        (("--width", "0.5"), "width was 0.75, now 0.5"),
     ],
 )
 def test_another_measurement_is_kept_apart(
@@ -268,6 +268,26 @@ def test_another_measurement_is_kept_apart(
     assert told in err
     assert "--out" in err
     assert records(tmp_path / "out") == before
+
+
+def test_other_strategies_join_those_that_are_there(
+    fake_service: Any, longthink: Run, questions: Path, tmp_path: Path
+) -> None:
+    """They are asked alone and printed alone; the report and the picture have all of them."""
+    command = (
+        *("eval", "--file", str(questions), "--format", "json"),
+        *("--out", str(tmp_path / "out"), "--url", fake_service.url),
+    )
+    longthink(*command, "--strategies", "single")
+    fake_service.asked.clear()
+    code, out, _ = longthink(*command, "--strategies", "majority", "--budgets", "4")
+    assert code == 0
+    assert [row["strategy"] for row in json.loads(out)] == ["single", "majority"]
+    assert len(fake_service.asked) == 10
+    longthink(*command, "--strategies", "best_of_n", "--candidates", "2")
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert all(name in report for name in ("single", "majority", "best_of_n"))
+    assert len(records(tmp_path / "out")) == 30
 
 
 def test_errors_are_shown_and_asked_again(
