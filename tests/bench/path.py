@@ -1,9 +1,9 @@
 """What the path costs: requests over HTTP against the same engine called directly, in one run.
 
-Run it as a script on a quiet machine: `python tests/bench/path.py [ROUNDS]`. It starts the
-embedded service without its reward model, and beside it one more engine of the same options in its
-own process; then it asks both the same questions in turn, with the same sampling seeds, so that both
-write the same tokens and a machine whose speed drifts is fair to both. It prints
+Run it on a quiet machine: `python -m tests.bench.path [ROUNDS]`. It starts the embedded service
+without its reward model, and beside it one more engine of the same options in its own process; then
+it asks both the same questions in turn, with the same sampling seeds: both write the same tokens,
+and a machine whose speed drifts is fair to both. It prints
 
 - for `single`: milliseconds at the median, over HTTP and directly, and what the path adds;
 - for 16 and 64 candidates side by side: tokens a second, and the ratio.
@@ -12,6 +12,7 @@ write the same tokens and a machine whose speed drifts is fair to both. It print
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Awaitable
@@ -45,6 +46,7 @@ def main(rounds: int) -> None:
     set_environment(options)
     with Service.start(settings) as service:
         asyncio.run(compare(service.url, options, rounds))
+        gc.collect()  # the engine, while it can still say goodbye
 
 
 async def compare(url: str, options: GeneratorOptions, rounds: int) -> None:

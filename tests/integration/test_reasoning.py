@@ -188,10 +188,14 @@ async def test_candidates_of_one_length_do_not_all_come_up_short(
     redis_client: Redis, spread: float
 ) -> None:
     """Where earlier requests took fewer tokens than this one does, nearly all finish just so."""
-    script = of_length(120, 0.1)
-    bench = Bench(redis_client, FakePool(lambda call: script(call)))
+    lengths = of_length(120, 0.1)
+
+    def script(call: Generate) -> Script:
+        return lengths(call)
+
+    bench = Bench(redis_client, FakePool(script))
     await bench.ask(wide())
-    script = of_length(150, spread)
+    lengths = of_length(150, spread)
     options = replace(wide(), budget=Budget(candidates=16, completion_tokens=16 * 150))
     reply, events = await bench.ask(options)
     assert reply.spent.completion_tokens <= 16 * 150

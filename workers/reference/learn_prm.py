@@ -1,10 +1,10 @@
 """Training of the PRM: labels on the tokens of right and wrong solutions, and language too.
 
 It starts as the reasoner, deeper, and goes on from there, so it knows all that the reasoner
-knows and more. Wrong solutions are the reasoner's own samples and made-up slips.
+knows and more. Wrong solutions are the reasoner's own samples and made-up slips; drills of single
+steps, right and wrong, teach it the arithmetic that nearly all of the mistakes are in.
 """
 
-import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from workers.reference import STEP_TAG, synthetic
 from workers.reference.labels import Row, drill_row, layout, row, steps_of
 from workers.reference.network import Reasoner, RewardModel
-from workers.reference.optimise import Limit, Optimiser, batches
+from workers.reference.optimise import Limit, batches, learn
 from workers.reference.slips import wrong_attempt
 from workers.reference.synthetic import Kind, Query, first_wrong_step
 
@@ -28,13 +28,11 @@ _LANGUAGE_WEIGHT = 0.3
 _DRILLS = (0.8, 0.35)
 """The share of rows that are drills, at the start and from a quarter of training on."""
 _SOLUTIONS = 4
+"""The solutions of one query in a row."""
 _WHOLE = 0.2
+"""The share of wrong solutions that go on to their ends."""
 _CHUNK = 512
-_REPORT_SECONDS = 20.0
-_SAVE_SECONDS = 240.0
 _KINDS: dict[Kind, float] = {"hard": 0.6, "practice": 0.25, "compound": 0.15}
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +67,9 @@ def train(
     """Trains the network, grown from the reasoner, up to the limit."""
     torch.manual_seed(seed)
     network.to(device)
-    optimiser = Optimiser(network, _RATE)
     tag = cast(int, tokenizer.convert_tokens_to_ids(STEP_TAG))
-    reported, saved, seen, averages = 0.0, 0.0, 0, torch.zeros(2)
-    for batch in batches(_rows(tokenizer, attempts, limit, seed), _BATCH_TOKENS, seed):
-        losses = _losses(network, batch, tag, device)
-        torch.autograd.backward(losses[0] + _LANGUAGE_WEIGHT * losses[1])
-        progress = optimiser.step(limit.progress)
-        limit.done += len(batch)
-        seen += sum(len(each.ids) for each in batch)
-        now = torch.stack(losses).detach().cpu()
-        averages = 0.98 * averages + 0.02 * now if averages.any() else now
-        if limit.seconds - reported > _REPORT_SECONDS:
-            reported = limit.seconds
-            log.info(
-                "prm %3.0f%%  labels %.4f  language %.4f  %d rows  %.0f tokens/s  %.0f s left",
-                100 * limit.progress, *averages.tolist(), limit.done, seen / limit.seconds,
-                limit.seconds_left,
-            )  # fmt: skip
-        if limit.seconds - saved > _SAVE_SECONDS:
-            saved = limit.seconds
-            save(network)
-        if progress >= 1:
-            break
+    rows = batches(_rows(tokenizer, attempts, limit, seed), _BATCH_TOKENS, seed)
+    learn(network, rows, lambda batch: _losses(network, batch, tag, device), limit, save, _RATE)
 
 
 def _rows(
@@ -136,7 +114,7 @@ def _solutions(sampled: Sampled, rng: random.Random) -> list[str]:
 
 def _losses(
     network: RewardModel, batch: Sequence[Row], tag: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+) -> dict[str, Tensor]:
     """Loss of the labels, step tags weighing more, and of the language of right solutions."""
     ids, positions, sees = (each.to(device) for each in layout(batch, 0))
     places = torch.tensor(
@@ -155,7 +133,8 @@ def _losses(
     weights = 1 + (_TAG_WEIGHT - 1) * (ids[places[:, 0], places[:, 1]] == tag)
     each = nn.functional.cross_entropy(verdicts.float(), places[:, 2], reduction="none")
     labels = (each * weights).sum() / weights.sum()
-    return labels, nn.functional.cross_entropy(words.float(), spoken[:, 2])
+    language = nn.functional.cross_entropy(words.float(), spoken[:, 2])
+    return {"labels": labels, "language": _LANGUAGE_WEIGHT * language}
 
 
 def _spoken(batch: Sequence[Row]) -> list[tuple[int, int, int]]:
@@ -163,8 +142,8 @@ def _spoken(batch: Sequence[Row]) -> list[tuple[int, int, int]]:
     found = []
     for line, each in enumerate(batch):
         ends = (*each.starts[1:], len(each.ids))
-        for start, end, learn in zip(each.starts, ends, each.learn, strict=True):
-            if learn:
+        for start, end, right in zip(each.starts, ends, each.learn, strict=True):
+            if right:
                 found.append((line, each.starts[0] - 1, each.ids[start]))
                 found += [(line, at, each.ids[at + 1]) for at in range(start, end - 1)]
     return found

@@ -1,7 +1,6 @@
 """Training of the reasoner: next-token loss on the replies of its lessons."""
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,15 +11,11 @@ from transformers import PreTrainedTokenizerFast
 from workers.reference import tokens
 from workers.reference.lessons import lessons
 from workers.reference.network import Reasoner
-from workers.reference.optimise import Limit, Optimiser, batches, padded
+from workers.reference.optimise import Limit, batches, learn, padded
 
 _BATCH_TOKENS = 5120
-_REPORT_SECONDS = 20.0
-_SAVE_SECONDS = 240.0
 _TOKENIZER_LESSONS = 12_000
 _SAMPLED_AT = 0.8
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +46,10 @@ def train(
 ) -> None:
     """Trains the network up to the limit; `save` is called now and then."""
     network.to(device)
-    optimiser = Optimiser(network, rate)
-    reported, saved, seen, total = 0.0, 0.0, 0, 0.0
-    for batch in batches(_examples(tokenizer, seed), _BATCH_TOKENS, seed):
-        loss = _loss(network, batch, device)
-        torch.autograd.backward(loss)
-        progress = optimiser.step(limit.progress)
-        limit.done += len(batch)
-        seen += sum(len(example.ids) for example in batch)
-        total = loss.item() if not total else 0.98 * total + 0.02 * loss.item()
-        if limit.seconds - reported > _REPORT_SECONDS:
-            reported = limit.seconds
-            log.info(
-                "reasoner %3.0f%%  loss %.4f  %d examples  %.0f tokens/s  %.0f s left",
-                100 * limit.progress, total, limit.done, seen / limit.seconds, limit.seconds_left,
-            )  # fmt: skip
-        if limit.seconds - saved > _SAVE_SECONDS:
-            saved = limit.seconds
-            save(network)
-        if progress >= 1:
-            break
+    examples = batches(_examples(tokenizer, seed), _BATCH_TOKENS, seed)
+    learn(
+        network, examples, lambda batch: {"loss": _loss(network, batch, device)}, limit, save, rate
+    )
 
 
 def _examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Example]:

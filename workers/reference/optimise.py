@@ -6,22 +6,28 @@ limit is a time or a number of examples, whichever the caller names.
 """
 
 import itertools
+import logging
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 Item = TypeVar("Item", bound="Sized")
+Network = TypeVar("Network", bound=nn.Module)
 _POOL = 3072
 _MUON_RATE = 1e-2
 _ADAM_RATE = 3e-3
 _WARM_UP = 0.03
 _LAST = 0.02
+_REPORT_SECONDS = 20.0
+_SAVE_SECONDS = 240.0
+
+log = logging.getLogger(__name__)
 
 
 class Sized(Protocol):
@@ -107,6 +113,44 @@ class Optimiser:
         ):
             gradient.copy_(mean.view_as(gradient))
         return float(flat[-1])
+
+
+def learn(
+    network: Network,
+    learnt: Iterable[Sequence[Sized]],
+    losses: Callable[[Sequence[Any]], Mapping[str, Tensor]],
+    limit: Limit,
+    save: Callable[[Network], None],
+    rate: float = 1.0,
+) -> None:
+    """Go through batches up to the limit, lowering the sum of their losses.
+
+    The log hears of the losses by their names, and `save` is called now and then.
+    """
+    optimiser = Optimiser(network, rate)
+    averages: dict[str, float] = {}
+    reported, saved, seen = 0.0, 0.0, 0
+    for batch in learnt:
+        found = losses(batch)
+        torch.autograd.backward(torch.stack([*found.values()]).sum())
+        progress = optimiser.step(limit.progress)
+        limit.done += len(batch)
+        seen += sum(len(each.ids) for each in batch)
+        for name, loss in found.items():
+            now = loss.item()
+            averages[name] = 0.98 * averages.get(name, now) + 0.02 * now
+        if limit.seconds - reported > _REPORT_SECONDS:
+            reported = limit.seconds
+            told = "  ".join(f"{name} {value:.4f}" for name, value in averages.items())
+            log.info(
+                "%3.0f%%  %s  %d examples  %.0f tokens/s  %.0f s left",
+                100 * limit.progress, told, limit.done, seen / limit.seconds, limit.seconds_left,
+            )  # fmt: skip
+        if limit.seconds - saved > _SAVE_SECONDS:
+            saved = limit.seconds
+            save(network)
+        if progress >= 1:
+            break
 
 
 def batches(items: Iterator[Item], budget: int, seed: int) -> Iterator[list[Item]]:
