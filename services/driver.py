@@ -5,15 +5,14 @@ really cost, tells the search, and cancels what the search no longer wants; unti
 done, its deadline has come, its budget is used up or somebody ends it. What always holds:
 
 - no call runs that isn't held for, and every hold is settled with what its call really cost;
-- every task that was asked is told exactly once;
+- every task that was asked is told exactly once, unless a worker never says what became of it;
 - there is an outcome, whatever failed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -34,12 +33,13 @@ from planner.domain import (
     Task,
     Verify,
 )
-from planner.errors import LedgerUnavailable, PromptTooLong, WorkersUnavailable
+from planner.errors import LedgerUnavailable
 from planner.funding import Lengths, first_instalments, next_instalment
 from planner.ports import Commit, Hold
 from planner.search import Search
 from planner.steps import AGGREGATES
 from services.flights import TRIES, Flight, Grading
+from services.lineup import LinedUp, LineUp
 from services.purse import Purse
 from services.record import outcome_data, result_data
 from services.trace import Kind, Trace
@@ -49,7 +49,9 @@ from workers.ports import Pool
 _GRADE_MARGIN = 32
 """Tokens that a reward model's template may need beyond the generator's; it says so if more."""
 
-_News: TypeAlias = messages.GenerationEvent | messages.Graded | messages.Verified | None
+_News: TypeAlias = (
+    messages.GenerationEvent | messages.Graded | messages.Verified | tuple[LinedUp, ...] | None
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Driver:
         self._search = search
         self._query = query
         self._prompt = prompt
+        self._line = LineUp(query, prompt, pool)
         self._pool = pool
         self._purse = purse
         self._trace = trace
@@ -116,15 +119,20 @@ class Driver:
         self._deadline = deadline
         self._stream = stream_tokens
         self._ops = count()
-        self._unstarted: deque[Flight] = deque()
-        self._ungraded: deque[Grading] = deque()
+        # By the ids of their tasks, those that aren't with the workers:
+        self._lining_up: dict[str, Expand] = {}
+        self._unstarted: dict[str, Flight] = {}
         self._waiting: dict[str, Flight] = {}
+        self._ungraded: dict[str, Grading] = {}
+        # By the ids of their calls, those that are:
         self._flying: dict[str, Flight] = {}
         self._grading: dict[str, Grading] = {}
         self._comparing: dict[str, Verify] = {}
         self._cancelled: set[str] = set()
-        self._carriers: set[asyncio.Task[None]] = set()
+        self._group = asyncio.TaskGroup()
+        self._errands: set[asyncio.Task[None]] = set()
         self._inbox: asyncio.Queue[_News] = asyncio.Queue()
+        self._told = 0
         self._ended_flights = 0
         self._reason: Stopped | None = None
         self._notes: list[str] = []
@@ -138,10 +146,10 @@ class Driver:
 
     async def run(self) -> None:
         """Drive the search to its end, then settle what was cut off by it."""
-        async with asyncio.TaskGroup() as group:
-            renewal = group.create_task(self._keep_lease())
-            await self._drive(group)
-            await self._cancel(self._running())
+        async with self._group:
+            renewal = self._group.create_task(self._keep_lease())
+            await self._drive()
+            self._cancel(self._running())
             await self._settle_within(self._manner.settle_seconds)
             self._conclude()
             await self._settle_within(self._manner.late_seconds)
@@ -149,44 +157,51 @@ class Driver:
             await self._purse.insist(self._manner.late_seconds)
             renewal.cancel()
 
-    async def _drive(self, group: asyncio.TaskGroup) -> None:
+    async def _drive(self) -> None:
         try:
             while not self._ended():
-                await self._launch(group)
-                if self._ended():
-                    return
-                if not self._running():
+                if await self._launch():
+                    # What the search was told just now may have given it more to ask for.
+                    self._inbox.put_nowait(None)
+                elif not self._running() and not self._lining_up:
                     # Nothing runs and nothing could be started.
-                    self._reason = Stopped.BUDGET
-                elif not await self._hear(self._deadline):
-                    self._reason = Stopped.DEADLINE
+                    self.stop(Stopped.BUDGET)
+                if not self._ended() and not await self._hear(self._deadline):
+                    self.stop(Stopped.DEADLINE)
         except LedgerUnavailable as error:
-            self._reason = self._reason or Stopped.BUDGET
+            self.stop(Stopped.BUDGET)
             self._notes.append(f"{error} The search ended with the best answer it had.")
 
     def _running(self) -> set[str]:
         """The calls that are with the workers."""
         return {*self._flying, *self._grading, *self._comparing}
 
+    def _idle(self) -> set[str]:
+        """The tasks that aren't with the workers, or only to be put into tokens."""
+        return {*self._lining_up, *self._unstarted, *self._waiting, *self._ungraded}
+
     def _ended(self) -> bool:
         return self._reason is not None or self._search.done
 
-    async def _launch(self, group: asyncio.TaskGroup) -> None:
-        """Start whatever the search wants and the budget affords."""
+    async def _launch(self) -> bool:
+        """Start whatever the search wants and the budget affords.
+
+        Says if the search was told of anything: of what can't be afforded, say.
+        """
+        told = self._told
         room = self._room()
         if room > 0 and (asked := self._search.ask(room)):
             self._trace.append(Kind.ASKED, room=room, tasks=[task.id for task in asked])
+            self._line_up([task for task in asked if isinstance(task, Expand)])
             for task in asked:
-                match task:
-                    case Expand():
-                        await self._line_up(task)
-                    case Grade():
-                        self._ungraded.append(Grading(task, self._reading(task.candidate)))
-                    case Verify():
-                        self._compare(task, group)
-        await self._start_grading(group)
-        await self._continue_waiting(group)
-        await self._start_flights(group)
+                if isinstance(task, Grade):
+                    self._ungraded[task.id] = Grading(task, self._reading(task.candidate))
+                elif isinstance(task, Verify):
+                    self._compare(task)
+        for start in (self._start_grading, self._continue_waiting, self._start_flights):
+            if not self._ended():
+                await start()
+        return self._told > told
 
     def _room(self) -> int:
         """How many more tasks may be in flight.
@@ -197,8 +212,7 @@ class Driver:
         most = self._manner.max_in_flight
         if self._deadline is not None:
             most = min(most, self._manner.first_wave + self._ended_flights)
-        busy = len(self._flying) + len(self._waiting) + len(self._unstarted)
-        return most - busy - len(self._grading) - len(self._ungraded)
+        return most - len(self._idle()) - len(self._flying) - len(self._grading)
 
     async def _hear(self, deadline: float | None) -> bool:
         """Wait for news; settle and tell all there is of it. False if the deadline came first."""
@@ -214,7 +228,7 @@ class Driver:
             news.append(self._inbox.get_nowait())
         for one in news:
             self._take(one)
-        await self._drop_surplus()
+        self._drop_surplus()
         self._standing()
         await self._purse.settle()
         return True
@@ -231,24 +245,53 @@ class Driver:
                 self._graded(self._grading.pop(news.id), news)
             case messages.Verified() if news.id in self._comparing:
                 self._compared(self._comparing.pop(news.id), news)
+            case tuple():
+                self._lined_up(news)
             case _:  # a wake-up, or news of a call that was written off
                 pass
 
     def _tell(self, task: Task, result: Result) -> None:
+        self._told += 1
         self._search.tell(task, result)
         self._trace.append(Kind.TOLD, **result_data(result))
 
     # Generating
 
-    async def _start_flights(self, group: asyncio.TaskGroup) -> None:
+    def _line_up(self, tasks: Sequence[Expand]) -> None:
+        """Make flights of tasks. Those that need a worker for it come as news, all together."""
+        at_once = [self._line.at_once(task) for task in tasks]
+        later = [task for task, lined_up in zip(tasks, at_once, strict=True) if lined_up is None]
+        self._lining_up.update((task.id, task) for task in tasks)
+        self._lined_up([lined_up for lined_up in at_once if lined_up is not None])
+
+        async def ask() -> None:
+            lined_up = await asyncio.gather(*(self._line.ask(task) for task in later))
+            self._inbox.put_nowait(tuple(lined_up))
+
+        if later:
+            self._run_errand(ask())
+
+    def _lined_up(self, ready: Sequence[LinedUp]) -> None:
+        """Tasks have a flight each, or the reason why they have failed."""
+        for one in ready:
+            task = self._lining_up.pop(one.task.id, None)
+            if task is not None and isinstance(one.made, Flight):
+                self._unstarted[task.id] = one.made
+            elif task is not None and isinstance(one.made, str):
+                self._tell(task, Result(task.id, "failed", error=one.made))
+
+    async def _start_flights(self) -> None:
         """Start as many new candidates as can be funded side by side."""
-        if not self._unstarted or self._waiting:
+        # What counts as no candidate needs none of those that are left.
+        judges = [flight for flight in self._unstarted.values() if not flight.task.counts]
+        left = replace(self._purse.left, candidates=None) if judges else self._purse.left
+        flights = judges or list(self._unstarted.values())
+        if not flights or self._waiting:
             return
-        flights = list(self._unstarted)
         longest = max(flight.limit for flight in flights)
         likely = self._lengths.likely(longest)
         started, tokens = first_instalments(
-            self._purse.left,
+            left,
             self._manner.prices,
             wanted=len(flights),
             prompt_tokens=max(flight.prompt_tokens for flight in flights),
@@ -257,12 +300,10 @@ class Driver:
             least=self._least(likely),
         )
         for flight in flights[:started]:
-            self._unstarted.popleft()
             self._fund(flight, min(tokens, flight.limit))
-        refused = await self._send(flights[:started], group)
-        self._unstarted.extendleft(reversed(refused))
+        await self._send(flights[:started])
 
-    async def _continue_waiting(self, group: asyncio.TaskGroup) -> None:
+    async def _continue_waiting(self) -> None:
         """Fund the next instalment of those that used theirs up, in the order of their nodes."""
         for flight in sorted(self._waiting.values(), key=lambda flight: flight.task.path):
             tokens = next_instalment(
@@ -276,10 +317,10 @@ class Driver:
             )
             if tokens == 0 and self._flying:
                 return
-            del self._waiting[flight.task.id]
             if tokens:
                 self._fund(flight, tokens)
-            if not tokens or await self._send([flight], group):
+                await self._send([flight])
+            if self._waiting.pop(flight.task.id, None):
                 self._tell(flight.task, flight.result("done", Finish.BUDGET))
 
     def _least(self, likely: int) -> int:
@@ -296,12 +337,13 @@ class Driver:
     def _fund(self, flight: Flight, tokens: int) -> None:
         flight.fund(self._op(flight.task), tokens, self._manner.prices)
 
-    async def _send(self, flights: list[Flight], group: asyncio.TaskGroup) -> list[Flight]:
-        """Hold for funded flights and send them off as one batch; returns those refused."""
-        granted = await self._hold(flights)
+    async def _send(self, flights: list[Flight]) -> None:
+        """Hold for funded flights and send them off as one batch; those refused stay behind."""
         batch = []
-        for flight, yes in zip(flights, granted, strict=True):
-            if yes:
+        for flight, granted in zip(flights, await self._hold(flights), strict=True):
+            if granted:
+                self._unstarted.pop(flight.task.id, None)
+                self._waiting.pop(flight.task.id, None)
                 call = flight.call(
                     self._call_id(flight.op),
                     self._query,
@@ -312,64 +354,36 @@ class Driver:
                 self._flying[call.id] = flight
                 batch.append(call)
         if batch:
-            self._carry(self._pool.generate(tuple(batch)), group)
-        return [flight for flight, yes in zip(flights, granted, strict=True) if not yes]
+            self._carry(self._pool.generate(tuple(batch)))
 
     def _landed(self, flight: Flight, made: messages.Generated) -> None:
         """A call has ended; its task too, unless it is to go on."""
         self._purse.owe(Commit(flight.op, flight.take(made, self._manner.prices)))
-        task = flight.task
+        task, finish = flight.task, flight.finish(made)
         self._ended_flights += 1
-        if made.finish == "cancelled":
-            self._tell(task, flight.result("cancelled", Finish.CANCELLED))
-        elif made.finish == "failed" and not (made.lost and flight.losses < TRIES):
-            self._tell(task, flight.result("failed", Finish.CANCELLED, made.error))
-        elif made.finish == "failed" or (made.finish == "length" and flight.missing > 0):
+        if finish is None or (made.lost and flight.losses < TRIES):
             self._waiting[task.id] = flight
+        elif made.finish == "failed":
+            self._tell(task, flight.result("failed", finish, made.error))
+        elif made.finish == "cancelled":
+            self._tell(task, flight.result("cancelled", finish))
         else:
-            if made.finish == "stop" and task.until == "end":
+            if finish is Finish.STOP and task.parent is None and task.counts:
                 self._lengths.saw(len(flight.token_ids))
                 self._all_lengths.saw(len(flight.token_ids))
-            self._tell(task, flight.result("done", Finish(made.finish)))
-
-    async def _line_up(self, task: Expand) -> None:
-        """Make a flight of a task; one that has no room left in the context has failed."""
-        try:
-            prompt = await self._prompt_of(task)
-            before = await self._before(task, prompt)
-        except (PromptTooLong, WorkersUnavailable) as error:
-            self._tell(task, Result(task.id, "failed", error=str(error)))
-            return
-        length = task.max_tokens or self._query.sampling.max_tokens
-        limit = min(length, prompt.context_left - len(before))
-        if task.messages is None:
-            limit = min(limit, self._query.sampling.max_tokens - len(before))
-        self._unstarted.append(Flight(task, prompt, max(1, limit), before))
-
-    async def _prompt_of(self, task: Expand) -> messages.Prompt:
-        if task.messages is None:
-            return self._prompt
-        return await self._pool.prepare(tuple((m.role, m.content) for m in task.messages))
-
-    async def _before(self, task: Expand, prompt: messages.Prompt) -> tuple[int, ...]:
-        """The tokens that the task continues."""
-        before = task.parent.token_ids if task.parent else ()
-        if not task.append:
-            return before
-        while before and before[-1] in prompt.end_ids:
-            before = before[:-1]
-        return (*before, *await self._pool.encode(task.append))
+            self._tell(task, flight.result("done", finish))
 
     # Grading
 
-    async def _start_grading(self, group: asyncio.TaskGroup) -> None:
+    async def _start_grading(self) -> None:
         """Grade what can be paid for, as one batch; the others stay without a score."""
-        gradings = list(self._ungraded)
-        self._ungraded.clear()
+        gradings = list(self._ungraded.values())
         for grading in gradings:
             grading.fund(self._op(grading.task), self._manner.prices)
+        granted = await self._hold(gradings)
+        self._ungraded.clear()
         batch = []
-        for grading, yes in zip(gradings, await self._hold(gradings), strict=True):
+        for grading, yes in zip(gradings, granted, strict=True):
             if yes:
                 call = grading.call(
                     self._call_id(grading.op), self._query, self._manner.step_delimiter
@@ -380,7 +394,7 @@ class Driver:
                 error = "The budget has too little left for the reward model to read it."
                 self._tell(grading.task, grading.result("failed", error=error))
         if batch:
-            self._carry(self._pool.grade(tuple(batch)), group)
+            self._carry(self._pool.grade(tuple(batch)))
 
     def _graded(self, grading: Grading, made: messages.Graded) -> None:
         """A grading call has ended; its task too, unless it is to be tried again."""
@@ -396,7 +410,7 @@ class Driver:
             self._tell(task, grading.result("cancelled"))
         elif made.needs > grading.needs or (made.lost and grading.losses < TRIES):
             grading.needs = max(grading.needs, made.needs)
-            self._ungraded.append(grading)
+            self._ungraded[task.id] = grading
         else:
             self._tell(task, grading.result("failed", error=made.error))
 
@@ -408,7 +422,7 @@ class Driver:
 
     # Comparing answers, which takes no tokens
 
-    def _compare(self, task: Verify, group: asyncio.TaskGroup) -> None:
+    def _compare(self, task: Verify) -> None:
         call = messages.Verify(
             self._call_id(self._op(task)),
             task.answers,
@@ -418,7 +432,7 @@ class Driver:
             task.entry,
         )
         self._comparing[call.id] = task
-        self._carry(self._pool.verify((call,)), group)
+        self._carry(self._pool.verify((call,)))
 
     def _compared(self, task: Verify, made: messages.Verified) -> None:
         result = Result(task.id, made.finish, error=made.error, worker=made.worker)
@@ -426,26 +440,24 @@ class Driver:
 
     # Cancelling and concluding
 
-    async def _drop_surplus(self) -> None:
+    def _drop_surplus(self) -> None:
         """Cancel what the search no longer wants."""
-        surplus = {task.id: task for task in self._search.surplus()}
-        if not surplus:
-            return
-        for flight in [one for one in self._unstarted if one.task.id in surplus]:
-            self._unstarted.remove(flight)
-            self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
-        for flight in [one for one in self._waiting.values() if one.task.id in surplus]:
-            del self._waiting[flight.task.id]
-            self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
-        await self._cancel({op for op, one in self._flying.items() if one.task.id in surplus})
+        surplus = {task.id for task in self._search.surplus()}
+        if surplus:
+            self._abandon(surplus)
+            calls = [*self._flying.items(), *self._grading.items()]
+            self._cancel({call for call, one in calls if one.task.id in surplus})
 
-    async def _cancel(self, calls: Collection[str]) -> None:
-        """Cancel calls that run; what they made until then is still heard of."""
+    def _cancel(self, calls: Collection[str]) -> None:
+        """Cancel calls that run; what they made until then is still heard of.
+
+        Nobody waits for a worker to take that in: one that hangs would hold up the request.
+        """
         fresh = set(calls) - self._cancelled
         if fresh:
             self._cancelled |= fresh
             self._trace.append(Kind.CANCELLED, calls=sorted(fresh))
-            await self._pool.cancel(fresh)
+            self._run_errand(self._pool.cancel(fresh))
 
     async def _settle_within(self, seconds: float) -> None:
         """Hear how the cancelled calls ended, for at most so long."""
@@ -455,16 +467,18 @@ class Driver:
             with suppress(LedgerUnavailable):
                 if not await self._hear(until):
                     break
-        self._abandon()
+        self._abandon(self._idle())
 
-    def _abandon(self) -> None:
-        """Tell the search of all that will not run any more."""
-        for flight in (*self._unstarted, *self._waiting.values()):
-            self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
-        for grading in self._ungraded:
+    def _abandon(self, unwanted: Collection[str]) -> None:
+        """Tell the search that these of the tasks that aren't with the workers will not run."""
+        for task_id in [it for it in self._lining_up if it in unwanted]:
+            self._tell(self._lining_up.pop(task_id), Result(task_id, "cancelled"))
+        for flights in (self._unstarted, self._waiting):
+            for flight in [flights.pop(it) for it in list(flights) if it in unwanted]:
+                self._tell(flight.task, flight.result("cancelled", Finish.CANCELLED))
+        for task_id in [it for it in self._ungraded if it in unwanted]:
+            grading = self._ungraded.pop(task_id)
             self._tell(grading.task, grading.result("cancelled"))
-        for queue in (self._unstarted, self._waiting, self._ungraded):
-            queue.clear()
 
     def _conclude(self) -> None:
         """Settle on the outcome. Calls that have yet to report count with all they may cost."""
@@ -488,8 +502,8 @@ class Driver:
             self._purse.owe(Commit(flight.op, flight.held))
         for grading in self._grading.values():
             self._purse.owe(Commit(grading.op, grading.held))
-        for carrier in self._carriers:
-            carrier.cancel()
+        for errand in self._errands:
+            errand.cancel()
 
     def _standing(self) -> None:
         """Write down how things stand, unless that was a moment ago."""
@@ -517,16 +531,20 @@ class Driver:
             return ()
         return await self._purse.hold(tuple(Hold(one.op, one.held) for one in flights))
 
-    def _carry(self, events: AsyncIterator[Any], group: asyncio.TaskGroup) -> None:
+    def _carry(self, events: AsyncIterator[Any]) -> None:
         """Carry what a batch has to say into the inbox."""
 
         async def carry() -> None:
             async for event in events:
                 self._inbox.put_nowait(event)
 
-        carrier = group.create_task(carry())
-        self._carriers.add(carrier)
-        carrier.add_done_callback(self._carriers.discard)
+        self._run_errand(carry())
+
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Have something done beside the loop, until everything is written off."""
+        task = self._group.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     async def _keep_lease(self) -> None:
         """Renew the holds well before they lapse; end the search if they did."""

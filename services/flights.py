@@ -100,11 +100,12 @@ class Flight:
         A call whose worker was lost may have cost all that was held for it, and is charged that:
         what nobody can know must not go unmetered.
         """
+        self.token_ids.extend(made.token_ids)
         if made.lost:
             self.losses += 1
             cost = replace(self.held, candidates=0)
         else:
-            counted = bool(self.cost.candidates) or not self._ends_a_candidate(made)
+            counted = bool(self.cost.candidates) or not self._makes_a_candidate(made)
             cost = Cost(
                 prompt_tokens=made.prompt_tokens,
                 cached_tokens=made.cached_tokens,
@@ -113,18 +114,32 @@ class Flight:
             )
             cost = replace(cost, micro_usd=prices.micro_usd(cost))
         self.cost += cost
-        self.token_ids.extend(made.token_ids)
         self.text += made.text
         self.logprob = _sum(self.logprob, made.logprob)
         self.confidences.extend(map(token_confidence, made.top_logprobs))
         self.worker = made.worker or self.worker
         return cost
 
-    def _ends_a_candidate(self, made: messages.Generated) -> bool:
+    def finish(self, made: messages.Generated) -> Finish | None:
+        """How it ended with this call, its last one taken; None where it was cut and may go on.
+
+        A step that takes the last of a candidate's length ends that: nothing could continue it.
+        """
+        match made.finish:
+            case "length" if self.missing > 0:
+                return None
+            case "step" if self.missing == 0 and self.task.max_tokens is None:
+                return Finish.LENGTH
+            case "failed":
+                return Finish.CANCELLED
+            case finish:
+                return Finish(finish)
+
+    def _makes_a_candidate(self, made: messages.Generated) -> bool:
         """Whether a call made a candidate of its own; one more step of a partial one isn't."""
-        if not self.task.counts or made.completion_tokens == 0 or made.finish == "step":
+        if not self.task.counts or not (self.token_ids or made.completion_tokens):
             return False
-        return self.task.until == "end" or made.finish == "stop"
+        return self.task.until == "end" or self.finish(made) in (Finish.STOP, Finish.LENGTH)
 
     def result(
         self,

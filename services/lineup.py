@@ -1,0 +1,71 @@
+"""Where a task begins: the prompt it asks, the tokens it continues, and the room that leaves it.
+
+A task that goes on from what is there begins at once; one with messages or text of its own needs a
+worker to put these into tokens. What always holds: a flight has room for one token at least, and
+a task that can't have a flight gets the reason for that, never an exception.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.domain import Expand, Query
+from planner.errors import InvalidOption, WorkersUnavailable
+from services.flights import Flight
+from workers.messages import Prompt
+from workers.ports import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class LinedUp:
+    """What came of lining up a task: its flight, or the reason why it can have none."""
+
+    task: Expand
+    made: Flight | str
+
+
+class LineUp:
+    """Makes flights of the tasks of one query, whose own prompt is `prompt`."""
+
+    def __init__(self, query: Query, prompt: Prompt, pool: Pool) -> None:
+        self._query = query
+        self._prompt = prompt
+        self._pool = pool
+
+    def at_once(self, task: Expand) -> LinedUp | None:
+        """The task lined up, or None where `ask` has to ask a worker for it."""
+        if task.messages is not None or task.append:
+            return None
+        return self._begin(task, self._prompt, task.parent.token_ids if task.parent else ())
+
+    async def ask(self, task: Expand) -> LinedUp:
+        """The task lined up, by what a worker makes of its messages and its text."""
+        try:
+            prompt = await self._prompt_of(task)
+            return self._begin(task, prompt, await self._before(task, prompt))
+        except (InvalidOption, WorkersUnavailable) as error:
+            return LinedUp(task, str(error))
+
+    async def _prompt_of(self, task: Expand) -> Prompt:
+        if task.messages is None:
+            return self._prompt
+        return await self._pool.prepare(tuple((m.role, m.content) for m in task.messages))
+
+    async def _before(self, task: Expand, prompt: Prompt) -> tuple[int, ...]:
+        """The parent's tokens, opened again if the model had ended it, and what is put after."""
+        before = task.parent.token_ids if task.parent else ()
+        if not task.append:
+            return before
+        while before and before[-1] in prompt.end_ids:
+            before = before[:-1]
+        return (*before, *await self._pool.encode(task.append))
+
+    def _begin(self, task: Expand, prompt: Prompt, before: tuple[int, ...]) -> LinedUp:
+        most = self._query.sampling.max_tokens
+        in_context = prompt.context_left - len(before)
+        in_candidate = most - len(before) if task.messages is None else in_context
+        room = min(in_context, in_candidate)
+        if room < 1:
+            used = "the model's context" if in_context < 1 else f"max_tokens ({most})"
+            return LinedUp(task, f"No room is left for it in {used}.")
+        return LinedUp(task, Flight(task, prompt, min(room, task.max_tokens or most), before))

@@ -1,0 +1,260 @@
+"""Searches that grow, refine and judge go on as far as they can, and end when they must."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from planner.domain import Budget, Sampling, Stopped
+from planner.errors import InvalidOption, LedgerUnavailable
+from planner.ports import Account, Hold
+from services.driver import Manner
+from services.trace import Kind
+from tests.integration.reasoning_bench import PRICES, QUERY, Bench, told, wide
+from workers.fake import FakePool, Messages, Script
+from workers.messages import Generate, Prompt
+
+
+class Deaf(FakePool):
+    """Never puts anything but the question itself into tokens."""
+
+    async def prepare(self, messages: Messages) -> Prompt:
+        """See `workers.ports.Pool`."""
+        if len(messages[-1][1]) > len(QUERY.messages[0].content):
+            await asyncio.Event().wait()
+        return await super().prepare(messages)
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """See `workers.ports.Pool`."""
+        await asyncio.Event().wait()
+        return await super().encode(text)
+
+
+# Where nothing runs
+
+
+@pytest.mark.parametrize("strategy", ["beam", "rebase", "particles", "mcts", "dvts"])
+async def test_a_tree_that_cannot_afford_its_grades_grows_without(
+    redis_client: Redis, strategy: str
+) -> None:
+    """The reward model is refused every time; the search goes on to its answers all the same."""
+    bench = Bench(redis_client, FakePool())
+    options = replace(wide(8, strategy=strategy), budget=Budget(candidates=8, reward_tokens=1))
+    reply, events = await bench.ask(options)
+    assert {event.data["status"] for event in told(events, "grade")} == {"failed"}
+    assert reply.outcome.best is not None
+    assert reply.outcome.best.finished
+    assert reply.outcome.stopped is Stopped.COMPLETE
+
+
+async def test_a_task_that_fails_before_it_starts_leaves_room_for_others(
+    redis_client: Redis,
+) -> None:
+    """No refinement fits into the context; with nothing in flight the next ones are tried."""
+    manner = Manner(prices=PRICES, step_delimiter="\n", max_in_flight=1)
+    pool = FakePool(lambda _: Script("#### 7"), context=100)
+    reply, events = await Bench(redis_client, pool, manner=manner).ask(wide(8, strategy="ab_mcts"))
+    assert reply.outcome.stopped is Stopped.COMPLETE
+    assert len(told(events)) == 8
+    errors = {event.data["error"] for event in told(events) if event.data["status"] == "failed"}
+    assert len(errors) > 0
+    assert all("too many" in error for error in errors)
+
+
+async def test_a_judge_needs_none_of_the_candidates_left(redis_client: Redis) -> None:
+    """All candidates of the budget are there, and what the judge says isn't one more."""
+
+    def script(call: Generate) -> Script:
+        judging = b"Which attempt is right?" in bytes(call.prompt_ids)
+        return Script("Best: 2" if judging else f"#### {(call.seed or 0) % 4}")
+
+    reply, events = await Bench(redis_client, FakePool(script)).ask(wide(8, selector="judge"))
+    verdicts = [event.data for event in told(events, "expand:8.")]
+    assert [one["candidate"]["text"] for one in verdicts] == ["Best: 2"]
+    assert reply.outcome.stopped is Stopped.COMPLETE
+    assert reply.spent.candidates == 8
+
+
+# Workers that don't answer
+
+
+@pytest.mark.parametrize("strategy", ["refine", "recursive", "budget_forcing"])
+async def test_a_worker_that_never_puts_text_into_tokens_holds_nothing_beyond_the_deadline(
+    redis_client: Redis, strategy: str
+) -> None:
+    """The first versions are there at the deadline; what waited for the worker is cancelled."""
+    bench = Bench(redis_client, Deaf(lambda _: Script("#### 7")))
+    options = wide(16, strategy=strategy)
+    options = replace(options, budget=Budget(candidates=16, deadline_seconds=0.4))
+    began = time.monotonic()
+    reply, events = await bench.ask(options)
+    assert time.monotonic() - began < 1.0
+    assert (reply.outcome.answer, reply.outcome.stopped) == ("7", Stopped.DEADLINE)
+    assert [event.data["status"] for event in told(events)] == ["done"] * 4 + ["cancelled"] * 4
+    assert reply.spent.completion_tokens == (await bench.counted())[0]
+
+
+async def test_a_request_can_be_cancelled_while_text_is_put_into_tokens(
+    redis_client: Redis,
+) -> None:
+    """It needn't wait for the worker."""
+    bench = Bench(redis_client, Deaf(lambda _: Script("#### 7")))
+    run = await bench.start(wide(16, strategy="refine"))
+    await asyncio.sleep(0.2)
+    run.cancel()
+    async with asyncio.timeout(0.2):
+        reply = await run.reply()
+    await bench.reasoner.drain(5)
+    assert (reply.outcome.answer, reply.outcome.stopped) == ("7", Stopped.CANCELLED)
+    assert len(told(run.trace.events)) == 8
+
+
+async def test_others_go_on_while_text_is_put_into_tokens(redis_client: Redis) -> None:
+    """What one chain waits for holds up none of those that were asked for at another time."""
+
+    class SlowOnce(FakePool):
+        """Takes its time for what quotes a slow answer."""
+
+        async def prepare(self, messages: Messages) -> Prompt:
+            """See `workers.ports.Pool`."""
+            if "slow" in messages[-1][1]:
+                await asyncio.sleep(0.5)
+            return await super().prepare(messages)
+
+    def script(call: Generate) -> Script:
+        first = b"attempts" not in bytes(call.prompt_ids)
+        if first and (call.seed or 0) % 2:
+            return Script("slow\n#### 7")
+        return Script("quick\n#### 7", seconds=0.05)
+
+    run = await Bench(redis_client, SlowOnce(script)).start(wide(32, strategy="refine"))
+    await run.reply()
+    second = [event.seconds for event in told(run.trace.events) if "." in event.data["id"]]
+    assert min(second) < 0.4
+
+
+async def test_a_chat_template_that_refuses_a_refinement_fails_it_alone(
+    redis_client: Redis,
+) -> None:
+    """The chains end with their first versions, and the request with an answer."""
+
+    class Strict(FakePool):
+        """Its chat template takes nothing but the question."""
+
+        async def prepare(self, messages: Messages) -> Prompt:
+            """See `workers.ports.Pool`."""
+            if "attempts" in messages[-1][1]:
+                raise InvalidOption("The model's chat template refuses these messages.", "messages")
+            return await super().prepare(messages)
+
+    bench = Bench(redis_client, Strict(lambda _: Script("#### 7")))
+    reply, events = await bench.ask(wide(8, strategy="refine"))
+    assert [event.data["status"] for event in told(events)] == ["done"] * 2 + ["failed"] * 2
+    assert (reply.outcome.answer, reply.outcome.stopped) == ("7", Stopped.COMPLETE)
+
+
+async def test_a_worker_that_never_takes_in_a_cancellation_holds_up_no_reply(
+    redis_client: Redis,
+) -> None:
+    """At the deadline the reply is there, with what the calls may have cost at most."""
+
+    class Stubborn(FakePool):
+        """Cancels nothing, and doesn't say so."""
+
+        async def cancel(self, ids: Collection[str]) -> None:
+            """See `workers.ports.Pool`."""
+            await asyncio.Event().wait()
+
+    def script(call: Generate) -> Script:
+        return Script("#### 7", fault="hang" if (call.seed or 0) % 2 else None)
+
+    bench = Bench(redis_client, Stubborn(script))
+    options = replace(wide(), budget=Budget(candidates=16, deadline_seconds=0.3))
+    began = time.monotonic()
+    run = await bench.start(options)
+    async with asyncio.timeout(5):
+        reply = await run.reply()
+        assert time.monotonic() - began < 1.0
+        await bench.reasoner.drain(5)
+    assert (reply.outcome.answer, reply.outcome.stopped) == ("7", Stopped.DEADLINE)
+    assert (await bench.ledger.account(reply.trace_id)).spent == reply.spent
+
+
+# The length of a candidate
+
+
+@pytest.mark.parametrize("strategy", ["beam", "rebase", "dvts", "mcts", "particles"])
+@pytest.mark.parametrize("text", ["a" * 100, "a" * 9 + "\n"], ids=["no step", "steps to the end"])
+async def test_a_step_that_uses_up_the_length_ends_a_candidate(
+    redis_client: Redis, strategy: str, text: str
+) -> None:
+    """It counts as one, no token is sampled beyond it, and the search has it for an answer."""
+    longest = 0
+
+    def script(call: Generate) -> Script:
+        nonlocal longest
+        longest = max(longest, len(call.prompt_ids) + call.max_tokens)
+        return Script(text if call.delimiters else "a" * 100)
+
+    bench = Bench(redis_client, FakePool(script))
+    query = replace(QUERY, sampling=Sampling(max_tokens=30))
+    prompt = await bench.pool.prepare((("user", "How many?"),))
+    reply, events = await bench.ask(wide(4, strategy=strategy), query)
+    assert longest == len(prompt.token_ids) + 30
+    assert reply.outcome.stopped in (Stopped.COMPLETE, Stopped.BUDGET)
+    assert reply.outcome.best is not None
+    assert reply.outcome.best.finish == "length"
+    assert len(reply.outcome.best.token_ids) == 30
+    ended = [e for e in told(events) if e.data["candidate"]["finish"] == "length"]
+    assert reply.spent.candidates == len(ended) <= 4
+    assert {event.data["status"] for event in told(events)} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "context", "reason"),
+    [(30, 4096, "max_tokens (30)"), (400, 46, "the model's context")],
+)
+async def test_what_has_no_room_left_fails_and_says_so(
+    redis_client: Redis, max_tokens: int, context: int, reason: str
+) -> None:
+    """An answer of full length can't be told to wait and think again: it stands as it is."""
+    pool = FakePool(lambda _: Script("#### 7 ".ljust(100, "a")), context=context)
+    query = replace(QUERY, sampling=Sampling(max_tokens=max_tokens))
+    reply, events = await Bench(redis_client, pool).ask(wide(4, strategy="budget_forcing"), query)
+    first, second = told(events)
+    assert first.data["candidate"]["finish"] == "length"
+    assert second.data["error"] == f"No room is left for it in {reason}."
+    assert reply.outcome.best is not None
+    assert reply.outcome.best.path == (0,)
+    assert reply.outcome.stopped is Stopped.COMPLETE
+
+
+# A ledger that goes away
+
+
+async def test_what_waits_for_more_budget_is_kept_when_the_ledger_goes_away(
+    redis_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instalment of a candidate was used up: it is told with all its tokens, as any other."""
+    bench = Bench(redis_client, FakePool(lambda _: Script("a" * 390)))
+    hold, calls = bench.ledger.hold, 0
+
+    async def fail_later(budget: str, holds: tuple[Hold, ...]) -> tuple[tuple[bool, ...], Account]:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise LedgerUnavailable("Redis is away.")
+        return await hold(budget, holds)
+
+    monkeypatch.setattr(bench.ledger, "hold", fail_later)
+    options = replace(wide(4), budget=Budget(candidates=4, completion_tokens=700))
+    reply, events = await bench.ask(options)
+    asked = [task for event in events if event.kind is Kind.ASKED for task in event.data["tasks"]]
+    assert sorted(asked) == sorted(event.data["id"] for event in told(events))
+    assert reply.outcome.best is not None
+    assert len(reply.outcome.best.text) >= 150
