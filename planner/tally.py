@@ -3,10 +3,13 @@
 Counting a candidate or its grade takes constant time whatever is there already, and merging two
 answers that turn out to be one takes time in proportion to the answers. The same tally comes of it
 in whatever order candidates come and answers are merged; `streak` alone tells of the order.
+
+A candidate counts as often as it is added: one that a strategy has copied votes once for each copy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from planner.answers import answer_of, canonical
@@ -129,6 +132,13 @@ class Tally:
         group = self._group(candidate)
         self._score(group, candidate.score)
         group._take(candidate)
+
+    def only(self, candidates: Iterable[Candidate]) -> Tally:
+        """A tally of these candidates alone, with what this one knows of equal answers."""
+        tally = Tally(self.code, partial=self.partial, _names=dict(self._names))
+        for candidate in candidates:
+            tally.add(candidate)
+        return tally
 
     def name(self, answer: str) -> str:
         """The canonical answer by whose name the group goes that `answer` belongs to."""

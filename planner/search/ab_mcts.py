@@ -4,6 +4,10 @@ Nodes are whole answers; the children of one are written from it, as corrections
 score is drawn for GEN, a new child, from what direct children scored, and one for CONT, going on
 with a child there is, from what lies beneath the children. The higher one is done; after CONT the
 child is chosen by a draw from the scores of each child's whole subtree.
+
+What is in flight steers no draw, so the more there is of it, the wider the tree gets; with all N
+at once nothing would ever be corrected. treequest therefore advises batches of 5. Here a quarter
+of N is in flight at most, which is 4 of 16.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from planner.domain import Candidate, Expand, Path
 from planner.prompts import asked, conversation, refine_messages
 from planner.search.base import Setup
 from planner.search.tree import Tree, value
+
+_SIDE_BY_SIDE = 4
+"""One in so many candidates may be in flight."""
 
 
 @dataclass(slots=True)
@@ -50,15 +57,19 @@ class _AbMcts(Tree):
         super().__init__(setup)
         self._nodes: dict[Path, _Node] = {(): _Node()}
         self._asked = 0
+        self._open = 0
+        """Growths that haven't been heard of."""
+        self._most_open = max(1, setup.candidates // _SIDE_BY_SIDE)
 
     @abstractmethod
     def _draw(self, scores: _Scores, dice: random.Random) -> float:
         """A score from the posterior predictive distribution, given what was observed."""
 
     def _refill(self) -> None:
-        if self._exhausted:
+        if self._exhausted or self._open >= self._most_open:
             return
         self._asked += 1
+        self._open += 1
         dice = random.Random(f"{self.setup.query.seed}/ab_mcts/{self._asked}")
         node = self._nodes[()]
         while node.children:
@@ -79,6 +90,7 @@ class _AbMcts(Tree):
         self._write(Expand(path, messages=asked(refine_messages(question, [above.text]))))
 
     def _grown(self, node: Candidate) -> None:
+        self._open -= 1
         score = value(node)
         made = _Node(node)
         made.subtree.add(score)
@@ -93,7 +105,7 @@ class _AbMcts(Tree):
                 above.continued.add(score)
 
     def _lost(self, task: Expand) -> None:
-        """A growth that failed teaches nothing."""
+        self._open -= 1  # and it teaches nothing
 
     @property
     def _exhausted(self) -> bool:

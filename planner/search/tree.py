@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import exp
 from typing import Literal
 
-from planner.domain import Candidate, Expand, Finish, Grade, Path, Result, Task
+from planner.domain import Candidate, Expand, Finish, Grade, Path, Result, Stopped, Task
 from planner.search.base import Setup
 from planner.search.gathering import Gathering
 from planner.stopping import View
@@ -90,9 +90,7 @@ class Tree(Gathering):
                 self._tally.grade(graded)
             self._arrive(graded or task.candidate)
         if self._stopped is None:
-            self._stopped = self.setup.stop.verdict(
-                View(self._tally, self.setup.selector, self._remaining + self._ungraded)
-            )
+            self._stopped = self._verdict()
         if self._over:
             self._waiting = deque(task for task in self._waiting if _counts(task))
 
@@ -134,6 +132,11 @@ class Tree(Gathering):
     def _over(self) -> bool:
         """Whether it is enough: a rule has fired, or all candidates are there."""
         return self._stopped is not None or self._tally.finished >= self.setup.candidates
+
+    def _verdict(self) -> Stopped | None:
+        """What the stopping rules say of the votes so far."""
+        remaining = self._remaining + self._ungraded
+        return self.setup.stop.verdict(View(self._tally, self.setup.selector, remaining))
 
     @property
     def _remaining(self) -> int:

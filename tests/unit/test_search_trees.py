@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.domain import Candidate, Expand, Finish, Grade, Message, Query, Result, Task
+from planner.domain import (
+    Candidate,
+    Expand,
+    Finish,
+    Grade,
+    Message,
+    Query,
+    Result,
+    Task,
+    Verify,
+)
 from planner.search import Search, Setup, search
 from planner.search.ab_mcts import beta, gaussian
 from planner.search.beam import spread
@@ -156,6 +166,35 @@ def test_annealed_particles_stay_apart_at_first() -> None:
     assert drawn_from_the_good_one("particles_annealed") < 8
 
 
+def votes_of_copies(dead: float) -> dict[str, int]:
+    """Of eight particles the first two finish at once, the second with the higher score."""
+    under = begin("particles", 8, "majority")
+    flying: list[Task] = []
+    while not under.done:
+        flying += under.ask(8)
+        task = flying.pop(0)
+        result = end(task, lambda node: {0: dead, 1: 0.8}.get(node.path[0], 0.5))
+        if isinstance(task, Expand) and task.path in {(0,), (1,)}:
+            made = Candidate(task.path, f"#### {task.path[0]}", (1,), Finish.STOP)
+            result = Result(task.id, "done", made)
+        under.tell(task, result)
+        assert under.best().best is not None or under.progress() == (0, 8)
+    return {vote.answer: vote.count for vote in under.best().votes}
+
+
+def test_particles_of_the_end_vote_each_as_often_as_it_was_drawn() -> None:
+    """What has finished and died out has no vote, and what was copied has one for each copy."""
+    votes = votes_of_copies(dead=0.0)
+    assert "0" not in votes
+    assert votes["1"] > 1
+    assert sum(votes.values()) == 8
+
+
+def test_particles_end_where_all_that_were_drawn_have_finished() -> None:
+    """A single sure particle takes the places of all, and nothing need grow any more."""
+    assert votes_of_copies(dead=1.0) == {"0": 8}
+
+
 @pytest.mark.parametrize("strategy", ["mcts", "mcts_puct"])
 def test_mcts_spends_most_where_the_value_is(strategy: str) -> None:
     """More is grown beneath a first step of value 0.9 than beneath any other of 0.1."""
@@ -195,6 +234,16 @@ def test_ab_mcts_corrects_what_it_goes_on_with(strategy: str) -> None:
     assert all(task.messages and "Attempt 1" in task.messages[-1].content for task in deep)
 
 
+@pytest.mark.parametrize(("candidates", "most"), [(1, 1), (3, 1), (16, 4), (40, 10)])
+def test_ab_mcts_goes_deep_however_much_room_there_is(candidates: int, most: int) -> None:
+    """A quarter of N is in flight at most, so that what comes back steers what comes next."""
+    under = begin("ab_mcts", candidates)
+    assert len(under.ask(99)) == most
+    grown = run(begin("ab_mcts", candidates), by_digits)
+    assert len(grown) == candidates
+    assert max(len(task.path) for task in grown) > 1 or candidates < 4
+
+
 def test_refinement_shows_each_version_to_the_next() -> None:
     """Four versions a chain, the later ones written from the one before."""
     grown = run(begin("refine", 8), lambda node: 0.5)
@@ -209,6 +258,45 @@ def test_recursive_aggregation_lets_the_last_round_vote() -> None:
     shown = [task.messages[-1].content.count("Attempt") for task in grown if task.messages]
     assert shown == [4] * 12
     assert {vote.answer[-1] for vote in under.best().votes} == {"3"}
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 3])
+def test_recursive_aggregation_of_a_few_has_as_many_rounds(candidates: int) -> None:
+    """It writes no more answers than it was allowed."""
+    under = begin("recursive", candidates, "majority")
+    assert len(run(under, lambda node: 0.5)) == candidates
+    assert [vote.count for vote in under.best().votes] == [1]
+
+
+def test_recursive_aggregation_is_not_ended_by_votes_of_earlier_rounds() -> None:
+    """Twelve of sixteen agree, and are outvoted by the last round."""
+    rules = parse("certain+consensus:5+beta")
+    under = search("recursive", Setup(QUERY, 16, selector("majority"), rules, False))
+    while not under.done:
+        for task in under.ask(99):
+            assert isinstance(task, Expand)
+            text = "#### 2" if task.path[1:] == (3,) else "#### 1"
+            under.tell(task, Result(task.id, "done", Candidate(task.path, text, (1,), Finish.STOP)))
+    assert {vote.answer: vote.count for vote in under.best().votes} == {"2": 4}
+
+
+def test_recursive_aggregation_keeps_answers_merged_to_the_end() -> None:
+    """Two forms of one answer that were found equal in an early round count as one in the last."""
+    under = search(
+        "recursive", Setup(QUERY, 16, selector("majority"), parse("none"), False, verifies=True)
+    )
+    compared = 0
+    while not under.done:
+        for task in under.ask(99):
+            if isinstance(task, Verify):
+                compared += 1
+                under.tell(task, Result(task.id, "done", same=(task.answers,)))
+                continue
+            assert isinstance(task, Expand)
+            text = f"#### {'x+1' if task.path[0] % 2 else '1+x'}"
+            under.tell(task, Result(task.id, "done", Candidate(task.path, text, (1,), Finish.STOP)))
+    assert [vote.count for vote in under.best().votes] == [4]
+    assert compared == 1
 
 
 def test_budget_forcing_goes_on_after_wait() -> None:
