@@ -18,6 +18,7 @@ from planner.domain import (
     Message,
     Query,
     Result,
+    Stopped,
     Task,
     Verify,
 )
@@ -276,7 +277,7 @@ def test_recursive_aggregation_is_not_ended_by_votes_of_earlier_rounds() -> None
         for task in under.ask(99):
             assert isinstance(task, Expand)
             text = "#### 2" if task.path[1:] == (3,) else "#### 1"
-            under.tell(task, Result(task.id, "done", Candidate(task.path, text, (1,), Finish.STOP)))
+            under.tell(task, answered(task, text))
     assert {vote.answer: vote.count for vote in under.best().votes} == {"2": 4}
 
 
@@ -294,7 +295,7 @@ def test_recursive_aggregation_keeps_answers_merged_to_the_end() -> None:
                 continue
             assert isinstance(task, Expand)
             text = f"#### {'x+1' if task.path[0] % 2 else '1+x'}"
-            under.tell(task, Result(task.id, "done", Candidate(task.path, text, (1,), Finish.STOP)))
+            under.tell(task, answered(task, text))
     assert [vote.count for vote in under.best().votes] == [4]
     assert compared == 1
 
@@ -334,3 +335,26 @@ def test_a_judge_decides_between_answers() -> None:
     assert verdict is not None
     assert under.best().answer == "13"
     assert {vote.answer: vote.count for vote in under.best().votes} == {"12": 4, "13": 2}
+
+
+@pytest.mark.parametrize("late", ["12", "13", "14", "x+1"])
+def test_what_ends_after_the_judge_was_called_changes_nothing(late: str) -> None:
+    """The judge's pick stays the answer, with the votes that were shown to it."""
+    setup = Setup(QUERY, 16, selector("judge"), parse("consensus:2"), False, verifies=True)
+    under = search("refine", setup)
+    *chains, straggler = reversed(under.ask(99))
+    for task, answer in zip(chains, ["12", "13", "13"], strict=True):
+        under.tell(task, answered(task, f"#### {answer}"))
+    (match,) = under.ask(99)
+    under.tell(straggler, answered(straggler, f"#### {late}"))
+    assert not under.ask(99)
+    under.tell(match, answered(match, "Best: 1"))
+    assert under.done
+    assert under.best().answer == "13"
+    assert [(vote.answer, vote.count) for vote in under.best().votes] == [("13", 2), ("12", 1)]
+    assert under.best().stopped is Stopped.CONFIDENT
+
+
+def answered(task: Task, text: str) -> Result:
+    assert isinstance(task, Expand)
+    return Result(task.id, "done", Candidate(task.path, text, (1,), Finish.STOP))
