@@ -8,6 +8,7 @@ from dataclasses import replace
 from planner.domain import Candidate, Expand, Outcome, Result, Stopped, Task
 from planner.prompts import asked, conversation, judge_messages, parse_judgement
 from planner.search.base import Search, Setup
+from planner.search.correcting import INSTRUCTION_TOKENS, length, tail
 
 SIDE_BY_SIDE = 4
 """The candidates that one call compares."""
@@ -35,6 +36,7 @@ class Judged(Search):
         """What the inner search came to then. What it is told later changes nothing any more."""
         self._winners: dict[int, Candidate] = {}
         self._failures = 0
+        self._cut = False
 
     @property
     def needs_logprobs(self) -> bool:
@@ -95,13 +97,21 @@ class Judged(Search):
                 continue
             task = Expand(
                 (self.setup.candidates, self._round, place),
-                messages=asked(judge_messages(question, [one.text for one in match])),
+                messages=asked(judge_messages(question, self._shown(match))),
                 max_tokens=_VERDICT_TOKENS,
                 temperature=0.0,
                 counts=False,
             )
             self._matches[task.id] = match
             self._waiting.append(task)
+
+    def _shown(self, match: Sequence[Candidate]) -> list[str]:
+        """The texts of a match, each without its oldest words where the context is too small."""
+        context, together = self.setup.context, sum(map(length, match))
+        if context is None or together <= (room := context - _VERDICT_TOKENS - INSTRUCTION_TOKENS):
+            return [one.text for one in match]
+        self._cut = True
+        return [tail(one.text, max(0, room) / together) for one in match]
 
     def surplus(self) -> Sequence[Task]:
         return self._inner.surplus()
@@ -130,6 +140,8 @@ class Judged(Search):
         notes = outcome.notes
         if self._failures:
             notes = (*notes, f"The judge named nobody {self._failures} times; the first won there.")
+        if self._cut:
+            notes = (*notes, "Candidates were cut at their start to fit the judge's context.")
         return replace(
             outcome, ranked=ranked, answer=chosen.answer if chosen else None, notes=notes
         )

@@ -10,15 +10,14 @@ from __future__ import annotations
 import random
 
 from planner.domain import Candidate, Expand, Stopped
-from planner.prompts import asked, conversation, refine_messages
 from planner.search.base import Setup
-from planner.search.tree import Tree
+from planner.search.correcting import Correcting
 
 ROUNDS = 4
 SHOWN = 4
 
 
-class Recursive(Tree):
+class Recursive(Correcting):
     """Four rounds of N / 4 answers each, every one written from four of the round before.
 
     Fewer than four candidates make as many rounds of one.
@@ -62,9 +61,6 @@ class Recursive(Tree):
         self._level = []
         self._awaited = self._population
         dice = random.Random(f"{self.setup.query.seed}/recursive/{self._round}")
-        question = conversation(self.setup.query.messages)
         for place in range(self._population):
-            shown = dice.sample(level, min(SHOWN, len(level)))
-            again = asked(refine_messages(question, [node.text for node in shown]))
-            self._write(Expand((place, self._round), messages=again))
+            self._correct((place, self._round), dice.sample(level, min(SHOWN, len(level))))
         self._round += 1

@@ -34,6 +34,8 @@ ROOM = 256
 STEP_TOKENS = tuple(range(8))
 ANSWERS = ("12", "15", "96", "3/4", "x+1")
 LOOKS_EVERY = 100
+ENOUGH = 1024
+"""Candidates to measure."""
 
 
 @dataclass
@@ -100,14 +102,15 @@ def milliseconds(strategy: str, candidates: int, seed: int = 0) -> tuple[float, 
 
     Searches of few candidates are repeated, so that there is something to measure.
     """
-    seconds, allowed, sampled = 0.0, 0, 0
-    for again in range(max(1, 1024 // candidates)):
+    seconds, allowed, sampled, again = 0.0, 0, 0, 0
+    while allowed < ENOUGH:
         query = Query((Message("user", "How many?"),), seed=seed + again)
         setup = Setup(query, candidates, selector("weighted"), parse("none"), True, verifies=True)
         under, workers = search(strategy, setup), Workers(random.Random(seed + again))
         seconds += drive(under, workers)
         allowed += under.progress()[1]
         sampled += workers.sampled
+        again += 1
     return seconds * 1e3 / allowed, sampled / allowed
 
 

@@ -23,8 +23,9 @@ from planner.domain import (
     Verify,
 )
 from planner.search import Search, Setup, search
-from planner.search.ab_mcts import beta, gaussian
+from planner.search.ab_mcts import beta, gaussian, student
 from planner.search.beam import spread
+from planner.search.correcting import tail
 from planner.search.particles import effective_share, logit, softmax, systematic
 from planner.search.rebase import balance
 from planner.selection import selector
@@ -300,6 +301,61 @@ def test_recursive_aggregation_keeps_answers_merged_to_the_end() -> None:
     assert compared == 1
 
 
+WORDS = " ".join(f"w{place}" for place in range(100))
+"""An attempt of a hundred tokens."""
+
+
+def shown(strategy: str, context: int | None) -> tuple[set[tuple[int, bool]], Search]:
+    """How many attempts were shown and whether each to the end, in a context of that size."""
+    setup = Setup(QUERY, 16, selector("majority"), parse("none"), False, context=context)
+    under, seen = search(strategy, setup), set()
+    while not under.done:
+        for task in under.ask(99):
+            assert isinstance(task, Expand)
+            if task.messages:
+                text = task.messages[-1].content
+                seen.add((text.count("Attempt "), text.count("w99") == text.count("Attempt ")))
+            made = Candidate(task.path, WORDS, tuple(range(100)), Finish.STOP)
+            under.tell(task, Result(task.id, "done", made))
+    return seen, under
+
+
+@pytest.mark.parametrize(("context", "attempts"), [(None, 4), (600, 4), (400, 2), (280, 1)])
+def test_as_many_attempts_are_shown_as_the_context_has_room_for(
+    context: int | None, attempts: int
+) -> None:
+    """Room is left for an answer longer than they are, and the reply says that some were not."""
+    seen, under = shown("recursive", context)
+    assert seen == {(attempts, True)}
+    note = "12 times the context had no room for all attempts."
+    assert (note in under.best().notes) is (attempts < 4)
+
+
+@pytest.mark.parametrize("strategy", ["refine", "ab_mcts", "ab_mcts_beta", "recursive"])
+def test_an_attempt_too_long_to_be_shown_loses_its_oldest_words(strategy: str) -> None:
+    """Its end is there, where its answer is, and the reply says so."""
+    seen, under = shown(strategy, 200)
+    assert seen == {(1, True)}
+    assert "too long to be shown from its start" in " ".join(under.best().notes)
+
+
+@given(st.text(alphabet="ab ", min_size=1, max_size=60), st.floats(0, 1))
+def test_the_tail_of_a_text_is_no_longer_than_it_may_be(text: str, part: float) -> None:
+    """It is what the text ends with, behind a mark."""
+    kept = tail(text, part).removeprefix("[...] ")
+    assert text.endswith(kept)
+    assert len(kept) <= len(text) * part
+
+
+def test_draws_from_students_t_are_as_in_its_table() -> None:
+    """With four degrees of freedom: the median, the upper quartile and the top twentieth."""
+    dice = random.Random(5)
+    draws = sorted(student(4.0, dice) for _ in range(40_000))
+    assert draws[20_000] == pytest.approx(0.0, abs=0.02)
+    assert draws[30_000] == pytest.approx(0.7407, abs=0.02)
+    assert draws[38_000] == pytest.approx(2.1318, abs=0.06)
+
+
 def test_budget_forcing_goes_on_after_wait() -> None:
     """What had ended is continued, three times."""
     grown = run(begin("budget_forcing", 4), lambda node: 0.5)
@@ -353,6 +409,27 @@ def test_what_ends_after_the_judge_was_called_changes_nothing(late: str) -> None
     assert under.best().answer == "13"
     assert [(vote.answer, vote.count) for vote in under.best().votes] == [("13", 2), ("12", 1)]
     assert under.best().stopped is Stopped.CONFIDENT
+
+
+@pytest.mark.parametrize(("context", "cut"), [(None, False), (800, False), (300, True)])
+def test_a_judge_is_shown_the_ends_where_its_context_is_small(
+    context: int | None, cut: bool
+) -> None:
+    """All in a match are cut by the same part, and the reply says so."""
+    setup = Setup(QUERY, 4, selector("judge"), parse("none"), False, context=context)
+    under = search("majority", setup)
+    for place, task in enumerate(under.ask(4)):
+        assert isinstance(task, Expand)
+        made = Candidate(task.path, f"{WORDS} #### {place}", tuple(range(100)), Finish.STOP)
+        under.tell(task, Result(task.id, "done", made))
+    (match,) = under.ask(4)
+    assert isinstance(match, Expand)
+    assert match.messages
+    assert match.messages[-1].content.count("[...]") == (4 if cut else 0)
+    assert all(f"w99 #### {place}" in match.messages[-1].content for place in range(4))
+    under.tell(match, answered(match, "Best: 3"))
+    assert under.best().answer == "2"
+    assert ("cut" in " ".join(under.best().notes)) is cut
 
 
 def answered(task: Task, text: str) -> Result:
