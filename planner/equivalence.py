@@ -8,7 +8,10 @@ and so is `pairs`; `3 cm` and `3 km` are both 3.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum, auto
+from functools import lru_cache
 
 from planner.domain import Verify
 
@@ -26,43 +29,100 @@ _QUANTITY = re.compile(r"-?[\d./]+\s*[^\W\d_abcnxyz]")
 _FORMULA = re.compile(r"[\d\\+*/^=<>(\[{|-]")
 
 
+class _Kind(Enum):
+    """What an answer is, as far as that tells what else it could be equal to."""
+
+    WORDS = auto()  # and quantities, choices, data: no mathematics
+    NUMBER = auto()
+    DECIMAL = auto()  # a number with so many places that it may stand for a fraction
+    FRACTION = auto()
+    FORMULA = auto()
+
+
+_MAY_EQUAL = {
+    _Kind.WORDS: (),
+    _Kind.NUMBER: (_Kind.FORMULA,),
+    _Kind.DECIMAL: (_Kind.FRACTION, _Kind.FORMULA),
+    _Kind.FRACTION: (_Kind.DECIMAL, _Kind.FORMULA),
+    _Kind.FORMULA: (_Kind.NUMBER, _Kind.DECIMAL, _Kind.FRACTION, _Kind.FORMULA),
+}
+"""Numbers are canonical, and so are fractions: two that are written differently differ."""
+
+
+class Comparisons:
+    """The distinct answers of a search: which are known to differ, and which to ask about.
+
+    An answer that comes takes constant time, however many there are; a question takes time in
+    proportion to the answers.
+    """
+
+    def __init__(self) -> None:
+        self._apart: dict[str, None] = {}
+        """Formulas that are known to differ from one another, in the order in which they came."""
+        self._doubtful: dict[str, None] = {}
+        """Those that may equal another one."""
+        self._kinds: Counter[_Kind] = Counter()
+
+    def saw(self, answer: str) -> None:
+        """Take in a canonical answer; nothing happens where it is known."""
+        kind = _kind(answer)
+        if kind is _Kind.WORDS or answer in self._apart or answer in self._doubtful:
+            return
+        doubtful = any(self._kinds[other] for other in _MAY_EQUAL[kind])
+        (self._doubtful if doubtful else self._apart)[answer] = None
+        self._kinds[kind] += 1
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to ask about."""
+        return bool(self._doubtful)
+
+    def question(self) -> Verify:
+        """What to ask about the answers there are."""
+        return Verify((*self._apart, *self._doubtful), apart=len(self._apart))
+
+    def answered(self, question: Verify, name: Callable[[str], str]) -> None:
+        """Take it that what was asked about is apart now, by the names that `name` gives.
+
+        That includes what could not be compared, so that it is not asked about again.
+        """
+        asked = dict.fromkeys(question.answers)
+        later = [answer for answer in self._doubtful if answer not in asked]
+        self._apart = dict.fromkeys(name(answer) for answer in (*asked, *self._apart))
+        self._doubtful = dict.fromkeys(later)
+        self._kinds = Counter(map(_kind, (*self._apart, *later)))
+
+
 def mathematical(answer: str) -> bool:
     """Whether a canonical answer is a formula, rather than words, a quantity, a choice or data."""
-    if len(answer) > _LONGEST or not _FORMULA.search(answer) or re.search(r"[$\"'\n]", answer):
+    return _kind(answer) is not _Kind.WORDS
+
+
+def may_be_same(one: str, other: str) -> bool:
+    """Whether two canonical answers that differ could be equal formulas."""
+    return one != other and _kind(other) in _MAY_EQUAL[_kind(one)]
+
+
+def _kind(answer: str) -> _Kind:
+    return _Kind.WORDS if len(answer) > _LONGEST else _kind_of_short(answer)
+
+
+@lru_cache(maxsize=8192)
+def _kind_of_short(answer: str) -> _Kind:
+    if number := _NUMBER.fullmatch(answer):
+        return _Kind.DECIMAL if len(number[1] or "") >= _DIGITS_COMPARED else _Kind.NUMBER
+    if _FRACTION.fullmatch(answer):
+        return _Kind.FRACTION
+    return _Kind.FORMULA if _is_formula(answer) else _Kind.WORDS
+
+
+def _is_formula(answer: str) -> bool:
+    if not _FORMULA.search(answer) or re.search(r"[$\"'\n]", answer):
         return False
     if _QUANTITY.fullmatch(answer):
         return False
     letters = _FUNCTION.sub(" ", _COMMAND.sub(" ", _environments(answer)))
     return all(_PRODUCTS.fullmatch(word) for word in _WORD.findall(letters))
-
-
-def may_be_same(one: str, other: str) -> bool:
-    """Whether two canonical answers that differ could be equal formulas."""
-    if one == other or not (mathematical(one) and mathematical(other)):
-        return False
-    first, second = _NUMBER.fullmatch(one), _NUMBER.fullmatch(other)
-    if first and second:
-        return False
-    if _FRACTION.fullmatch(one) and _FRACTION.fullmatch(other):
-        return False
-    if (first and _FRACTION.fullmatch(other)) or (second and _FRACTION.fullmatch(one)):
-        decimal = first or second
-        return decimal is not None and len(decimal[1] or "") >= _DIGITS_COMPARED
-    return True
-
-
-def formulas_to_compare(answers: Iterable[str], apart: Collection[str]) -> Verify | None:
-    """What to ask about these distinct answers; None where nothing could come of it.
-
-    `apart` are those that are known by now to differ from one another.
-    """
-    formulas = [answer for answer in answers if mathematical(answer)]
-    old = [answer for answer in formulas if answer in apart]
-    new = [answer for answer in formulas if answer not in apart]
-    pairs = ((a, b) for place, a in enumerate(new) for b in (*old, *new[:place]))
-    if not any(may_be_same(a, b) for a, b in pairs):
-        return None
-    return Verify((*old, *new), apart=len(old))
 
 
 def _environments(answer: str) -> str:

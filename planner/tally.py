@@ -3,10 +3,13 @@
 Counting a candidate or its grade takes constant time whatever is there already, and merging two
 answers that turn out to be one takes time in proportion to the answers. The same tally comes of it
 in whatever order candidates come and answers are merged; `streak` alone tells of the order.
+
+A candidate counts as often as it is added: one that a strategy has copied votes once for each copy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from planner.answers import answer_of, canonical
@@ -84,6 +87,8 @@ class Tally:
     streak: int = 0
     """How many of the latest candidates, one after another, gave the answer that the last one did;
     0 where that gave none."""
+    _new: list[str] = field(default_factory=list, compare=False)
+    """Answers whose groups came to be since somebody last asked for them."""
     _leader: Group | None = None
     _latest: Group | None = None
     _names: dict[str, str] = field(default_factory=dict)
@@ -130,6 +135,18 @@ class Tally:
         self._score(group, candidate.score)
         group._take(candidate)
 
+    def only(self, candidates: Iterable[Candidate]) -> Tally:
+        """A tally of these candidates alone, with what this one knows of equal answers."""
+        tally = Tally(self.code, partial=self.partial, _names=dict(self._names))
+        for candidate in candidates:
+            tally.add(candidate)
+        return tally
+
+    def take_new(self) -> Sequence[str]:
+        """The answers that nobody had given when this was last called."""
+        taken, self._new = self._new, []
+        return taken
+
     def name(self, answer: str) -> str:
         """The canonical answer by whose name the group goes that `answer` belongs to."""
         return self._names.get(answer, answer)
@@ -166,7 +183,10 @@ class Tally:
                 self.silent = Group(None)
             return self.silent
         name = self.name(answer)
-        return self.groups.setdefault(name, Group(name))
+        if name not in self.groups:
+            self.groups[name] = Group(name)
+            self._new.append(name)
+        return self.groups[name]
 
     def _score(self, group: Group, score: float) -> None:
         self.graded += 1

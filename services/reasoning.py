@@ -85,9 +85,15 @@ class Reasoner:
         deadline = options.budget.deadline_seconds
         due = None if deadline is None else loop.time() + deadline
         effort = settle(options, presets=self._presets, default=self._default_effort)
-        strategy = begin(query, effort, grades=self._pool.grades, verifies=self._pool.verifies)
         messages = tuple((message.role, message.content) for message in query.messages)
         prompt = await self._pool.prepare(messages)
+        strategy = begin(
+            query,
+            effort,
+            grades=self._pool.grades,
+            verifies=self._pool.verifies,
+            context=prompt.context_left,
+        )
         account = await self._ledger.open(trace_id, effort.budget)
 
         trace = Trace(trace_id, self._traces)
@@ -98,6 +104,7 @@ class Reasoner:
             grades=self._pool.grades,
             verifies=self._pool.verifies,
             prompt_tokens=len(prompt.token_ids),
+            context=prompt.context_left,
         )
         driver = Driver(
             strategy,

@@ -55,10 +55,18 @@ def search(name: str, setup: Setup) -> Search:
     return Judged(setup, made) if isinstance(setup.selector, Judge) else made
 
 
-def begin(query: Query, effort: Effort, *, grades: bool, verifies: bool = False) -> Search:
+def begin(
+    query: Query,
+    effort: Effort,
+    *,
+    grades: bool,
+    verifies: bool = False,
+    context: int | None = None,
+) -> Search:
     """A new search of `query` with this effort.
 
-    `grades` says if there is a reward model, `verifies` if there is something to compare answers.
+    `grades` says if there is a reward model, `verifies` if there is something to compare answers,
+    `context` how many tokens the model takes after the query.
     Raises InvalidOption for a strategy, selector or rule that there is none of.
     """
     setup = Setup(
@@ -68,6 +76,7 @@ def begin(query: Query, effort: Effort, *, grades: bool, verifies: bool = False)
         stop=parse(effort.stop),
         grades=grades,
         verifies=verifies,
+        context=context,
     )
     return search(effort.strategy, setup)
 

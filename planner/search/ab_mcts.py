@@ -4,6 +4,10 @@ Nodes are whole answers; the children of one are written from it, as corrections
 score is drawn for GEN, a new child, from what direct children scored, and one for CONT, going on
 with a child there is, from what lies beneath the children. The higher one is done; after CONT the
 child is chosen by a draw from the scores of each child's whole subtree.
+
+What is in flight steers no draw, so the more there is of it, the wider the tree gets; with all N
+at once nothing would ever be corrected. treequest therefore advises batches of 5. Here a quarter
+of N is in flight at most, which is 4 of 16.
 """
 
 from __future__ import annotations
@@ -11,12 +15,18 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from math import sqrt
+from math import cos, sqrt, tau
 
 from planner.domain import Candidate, Expand, Path
-from planner.prompts import asked, conversation, refine_messages
 from planner.search.base import Setup
-from planner.search.tree import Tree, value
+from planner.search.correcting import Correcting
+from planner.search.tree import value
+
+_SIDE_BY_SIDE = 4
+"""One in so many candidates may be in flight."""
+_CONTENDERS = 32
+"""A child is chosen among so many at most. Where there are more, they are taken at random: of
+thousands of draws the highest would only tell which child was the luckiest."""
 
 
 @dataclass(slots=True)
@@ -43,29 +53,36 @@ class _Node:
     subtree: _Scores = field(default_factory=_Scores)
 
 
-class _AbMcts(Tree):
+class _AbMcts(Correcting):
     """The walk, the same for both kinds of posterior."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._nodes: dict[Path, _Node] = {(): _Node()}
         self._asked = 0
+        self._open = 0
+        """Growths that haven't been heard of."""
+        self._most_open = max(1, setup.candidates // _SIDE_BY_SIDE)
 
     @abstractmethod
     def _draw(self, scores: _Scores, dice: random.Random) -> float:
         """A score from the posterior predictive distribution, given what was observed."""
 
     def _refill(self) -> None:
-        if self._exhausted:
+        if self._exhausted or self._open >= self._most_open:
             return
         self._asked += 1
+        self._open += 1
         dice = random.Random(f"{self.setup.query.seed}/ab_mcts/{self._asked}")
         node = self._nodes[()]
         while node.children:
             wider = self._draw(node.generated, dice)
             if wider >= self._draw(node.continued, dice):
                 break
-            node = max(node.children, key=lambda child: self._draw(child.subtree, dice))
+            contenders = node.children
+            if len(contenders) > _CONTENDERS:
+                contenders = dice.sample(contenders, _CONTENDERS)
+            node = max(contenders, key=lambda child: self._draw(child.subtree, dice))
         self._begin(node)
 
     def _begin(self, node: _Node) -> None:
@@ -74,11 +91,11 @@ class _AbMcts(Tree):
         node.started += 1
         if above is None:
             self._write(Expand(path))
-            return
-        question = conversation(self.setup.query.messages)
-        self._write(Expand(path, messages=asked(refine_messages(question, [above.text]))))
+        else:
+            self._correct(path, [above])
 
     def _grown(self, node: Candidate) -> None:
+        self._open -= 1
         score = value(node)
         made = _Node(node)
         made.subtree.add(score)
@@ -93,7 +110,7 @@ class _AbMcts(Tree):
                 above.continued.add(score)
 
     def _lost(self, task: Expand) -> None:
-        """A growth that failed teaches nothing."""
+        self._open -= 1  # and it teaches nothing
 
     @property
     def _exhausted(self) -> bool:
@@ -105,9 +122,7 @@ class GaussianAbMcts(_AbMcts):
 
     def _draw(self, scores: _Scores, dice: random.Random) -> float:
         mean, strength, freedom, spread = gaussian(scores.count, scores.total, scores.squares)
-        chi_squared = dice.gammavariate(freedom / 2, 2.0)
-        scale = sqrt(spread * (1 + 1 / strength))
-        return mean + scale * dice.gauss(0.0, 1.0) / sqrt(chi_squared / freedom)
+        return mean + sqrt(spread * (1 + 1 / strength)) * student(freedom, dice)
 
 
 class BetaAbMcts(_AbMcts):
@@ -135,6 +150,12 @@ def gaussian(count: int, total: float, squares: float) -> tuple[float, float, fl
         freedom,
         (prior_freedom * prior_spread + within + between) / freedom,
     )
+
+
+def student(freedom: float, dice: random.Random) -> float:
+    """A draw from Student's t, by Bailey's polar method (Math. Comp. 62, 1994)."""
+    radius = sqrt(freedom * ((1.0 - dice.random()) ** (-2.0 / freedom) - 1.0))
+    return radius * cos(tau * dice.random())
 
 
 def beta(count: int, total: float) -> tuple[float, float]:

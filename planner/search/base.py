@@ -24,6 +24,7 @@ class Setup:
     """What a strategy is given to work with.
 
     `grades` says whether there is a reward model, `verifies` whether answers can be compared.
+    `context` is how many tokens the model takes after the query, None where that isn't known.
     """
 
     query: Query
@@ -32,6 +33,7 @@ class Setup:
     stop: Stop
     grades: bool
     verifies: bool = False
+    context: int | None = None
 
 
 class Search(ABC):

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from planner.domain import Outcome, Result, Stopped, Task, Verify
-from planner.equivalence import formulas_to_compare
+from planner.equivalence import Comparisons
 from planner.search.base import Search, Setup
 from planner.tally import Tally
 
@@ -23,8 +23,7 @@ class Gathering(Search):
         self._tally = Tally()
         self._stopped: Stopped | None = None
         self._comparing: Verify | None = None
-        self._apart: frozenset[str] = frozenset()
-        """Answers that are known to differ from one another."""
+        self._comparisons = Comparisons()
         self._remarks_on_answers: list[str] = []
 
     @abstractmethod
@@ -41,33 +40,28 @@ class Gathering(Search):
         """Whether it is done but for the comparison of answers."""
 
     def ask(self, room: int) -> Sequence[Task]:
-        compared = self._compare() if room > 0 and self._comparing is None else None
-        if compared is None:
+        if room < 1 or self._comparing is not None or not self._comparisons.due:
             return self._ask(room)
-        self._comparing = compared
-        return [compared, *self._ask(room - 1)]
+        self._comparing = self._comparisons.question()
+        return [self._comparing, *self._ask(room - 1)]
 
     def tell(self, task: Task, result: Result) -> None:
         if not isinstance(task, Verify):
             self._tell(task, result)
+            if self.setup.verifies:
+                for answer in self._tally.take_new():
+                    self._comparisons.saw(answer)
         elif task == self._comparing:
             self._comparing = None
             for first, *others in result.same:
                 for other in others:
                     self._tally.merge(first, other)
-            # Those that could not be compared are not asked about again.
-            self._apart = frozenset(self._tally.name(answer) for answer in task.answers)
+            self._comparisons.answered(task, self._tally.name)
             self._remarks_on_answers += result.notes
 
     @property
     def done(self) -> bool:
-        return self._comparing is None and self._complete and self._compare() is None
-
-    def _compare(self) -> Verify | None:
-        """What to ask about the answers there are, if anything."""
-        if not self.setup.verifies or self._tally.groups.keys() <= self._apart:
-            return None
-        return formulas_to_compare(self._tally.groups, self._apart)
+        return self._comparing is None and self._complete and not self._comparisons.due
 
     @property
     def stopped(self) -> Stopped | None:

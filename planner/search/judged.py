@@ -8,6 +8,7 @@ from dataclasses import replace
 from planner.domain import Candidate, Expand, Outcome, Result, Stopped, Task
 from planner.prompts import asked, conversation, judge_messages, parse_judgement
 from planner.search.base import Search, Setup
+from planner.search.correcting import INSTRUCTION_TOKENS, length, tail
 
 SIDE_BY_SIDE = 4
 """The candidates that one call compares."""
@@ -31,18 +32,22 @@ class Judged(Search):
         self._waiting: list[Expand] = []
         self._standing: list[Candidate] | None = None
         """Who is still in, in the order of the ranking; None until the inner search is done."""
+        self._judged: Outcome | None = None
+        """What the inner search came to then. What it is told later changes nothing any more."""
         self._winners: dict[int, Candidate] = {}
         self._failures = 0
+        self._cut = False
 
     @property
     def needs_logprobs(self) -> bool:
         return self._inner.needs_logprobs
 
     def ask(self, room: int) -> Sequence[Task]:
-        if not self._inner.done:
+        if self._standing is None and not self._inner.done:
             return self._inner.ask(room)
         if self._standing is None:
-            self._standing = self._contestants()
+            self._judged = self._inner.best()
+            self._standing = self._contestants(self._judged)
             self._pair()
         started, self._waiting = self._waiting[:room], self._waiting[room:]
         return started
@@ -67,11 +72,11 @@ class Judged(Search):
         if isinstance(task, Expand) and made and made.finished:
             self._finished.append(made)
 
-    def _contestants(self) -> list[Candidate]:
-        ranked = list(self._inner.best().ranked)
+    def _contestants(self, outcome: Outcome) -> list[Candidate]:
+        ranked = list(outcome.ranked)
         if len(ranked) > 1:
             return ranked[:_MOST]
-        if self._inner.best().answer is None and ranked:
+        if outcome.answer is None and ranked:
             others = [one for one in self._finished if one.path != ranked[0].path]
             unlike = {one.text: one for one in sorted(others, key=lambda one: one.path)}
             return [*ranked, *unlike.values()][:_MOST]
@@ -92,7 +97,7 @@ class Judged(Search):
                 continue
             task = Expand(
                 (self.setup.candidates, self._round, place),
-                messages=asked(judge_messages(question, [one.text for one in match])),
+                messages=asked(judge_messages(question, self._shown(match))),
                 max_tokens=_VERDICT_TOKENS,
                 temperature=0.0,
                 counts=False,
@@ -100,23 +105,31 @@ class Judged(Search):
             self._matches[task.id] = match
             self._waiting.append(task)
 
+    def _shown(self, match: Sequence[Candidate]) -> list[str]:
+        """The texts of a match, each without its oldest words where the context is too small."""
+        context, together = self.setup.context, sum(map(length, match))
+        if context is None or together <= (room := context - _VERDICT_TOKENS - INSTRUCTION_TOKENS):
+            return [one.text for one in match]
+        self._cut = True
+        return [tail(one.text, max(0, room) / together) for one in match]
+
     def surplus(self) -> Sequence[Task]:
         return self._inner.surplus()
 
     @property
     def done(self) -> bool:
-        if not self._inner.done:
-            return False
-        if self._standing is None:
-            return len(self._contestants()) < 2
-        return len(self._standing) < 2
+        if self._standing is not None:
+            return len(self._standing) < 2
+        return self._inner.done and len(self._contestants(self._inner.best())) < 2
 
     @property
     def stopped(self) -> Stopped | None:
-        return self._inner.stopped if self.done else None
+        if not self.done:
+            return None
+        return self._inner.stopped if self._judged is None else self._judged.stopped
 
     def best(self) -> Outcome:
-        outcome = replace(self._inner.best(), stopped=self.stopped)
+        outcome = replace(self._judged or self._inner.best(), stopped=self.stopped)
         standing = self._standing or []
         if self._round == 0 or len(standing) != 1:
             return outcome
@@ -127,6 +140,8 @@ class Judged(Search):
         notes = outcome.notes
         if self._failures:
             notes = (*notes, f"The judge named nobody {self._failures} times; the first won there.")
+        if self._cut:
+            notes = (*notes, "Candidates were cut at their start to fit the judge's context.")
         return replace(
             outcome, ranked=ranked, answer=chosen.answer if chosen else None, notes=notes
         )

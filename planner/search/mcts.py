@@ -10,6 +10,7 @@ next walk goes elsewhere.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp, log, sqrt
 
@@ -30,16 +31,17 @@ _PUCT_INIT = 1.25
 
 @dataclass(slots=True)
 class Node:
-    """A node of the tree. `visits` and `total` are of those beneath it too, itself included."""
+    """A node of the tree. `tries` and `total` are of those beneath it too, itself included."""
 
     parent: Node | None = None
     candidate: Candidate | None = None
     children: list[Node] = field(default_factory=list)
     started: int = 0
     """Children asked for so far, those that never came to be included."""
-    visits: int = 0
+    tries: int = 0
+    """Visits, and growths in flight beneath it."""
     flying: int = 0
-    """Growths in flight beneath it."""
+    """Those in flight alone."""
     total: float = 0.0
     prior: float = 1.0
     """How likely the model thought its step, given its parent."""
@@ -49,12 +51,7 @@ class Node:
     @property
     def mean(self) -> float:
         """The mean value, a growth in flight counting as nothing."""
-        return self.total / max(1, self.visits + self.flying)
-
-    @property
-    def tries(self) -> int:
-        """Visits and those under way."""
-        return self.visits + self.flying
+        return self.total / max(1, self.tries)
 
 
 class _Mcts(Tree):
@@ -69,8 +66,8 @@ class _Mcts(Tree):
         self._nodes: dict[Path, Node] = {(): self._root}
 
     @abstractmethod
-    def _promise(self, node: Node, parent: Node) -> float:
-        """How much a walk at the parent wants to go on to this child."""
+    def _promises(self, parent: Node) -> Callable[[Node], float]:
+        """How much a walk at the parent wants to go on to a child of it."""
 
     def _refill(self) -> None:
         if self._root.flying >= self.setup.candidates or self._begun >= self._most:
@@ -80,8 +77,7 @@ class _Mcts(Tree):
             open_children = [child for child in node.children if not child.closed]
             if not open_children:  # what could be grown here is all in flight
                 return
-            parent = node
-            node = max(open_children, key=lambda child: self._promise(child, parent))
+            node = max(open_children, key=self._promises(node))
         if not node.closed:
             self._begin_growth(node)
 
@@ -91,6 +87,7 @@ class _Mcts(Tree):
         node.started += 1
         for above in _upwards(node):
             above.flying += 1
+            above.tries += 1
 
     def _grown(self, node: Candidate) -> None:
         *above, last = node.path
@@ -113,6 +110,7 @@ class _Mcts(Tree):
             return
         for one in _upwards(node):
             one.flying -= 1
+            one.tries -= 1
         self._close(node)
 
     def _back_up(self, child: Node, seen: float) -> None:
@@ -122,10 +120,9 @@ class _Mcts(Tree):
             raise ValueError("The query itself is no child.")
         parent.children.append(child)
         parent.children.sort(key=_path)
-        child.visits, child.total = 1, (value(child.candidate) + seen) / 2
+        child.tries, child.total = 1, (value(child.candidate) + seen) / 2
         for above in _upwards(parent):
             above.flying -= 1
-            above.visits += 1
             above.total += child.total
         self._close(parent)
 
@@ -148,8 +145,9 @@ class _Mcts(Tree):
 class Mcts(_Mcts):
     """UCT: mean value + c sqrt(ln N_parent / N), c = sqrt 2."""
 
-    def _promise(self, node: Node, parent: Node) -> float:
-        return node.mean + _UCT * sqrt(log(max(1, parent.tries)) / node.tries)
+    def _promises(self, parent: Node) -> Callable[[Node], float]:
+        walks = log(max(1, parent.tries))
+        return lambda child: child.mean + _UCT * sqrt(walks / child.tries)
 
 
 class PuctMcts(_Mcts):
@@ -161,9 +159,10 @@ class PuctMcts(_Mcts):
 
     needs_logprobs = True
 
-    def _promise(self, node: Node, parent: Node) -> float:
+    def _promises(self, parent: Node) -> Callable[[Node], float]:
         growing = log((parent.tries + _PUCT_BASE + 1) / _PUCT_BASE) + _PUCT_INIT
-        return node.mean + node.prior * sqrt(parent.tries) / (node.tries + 1) * growing
+        weight = sqrt(parent.tries) * growing
+        return lambda child: child.mean + child.prior * weight / (child.tries + 1)
 
 
 def _upwards(node: Node | None) -> list[Node]:

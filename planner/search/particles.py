@@ -3,6 +3,8 @@
 Each of N particles is a partial answer with the weight logit(score). At every step the particles
 are drawn anew in proportion to e^weight, so that promising ones are copied and poor ones die out;
 all then grow by a step, until all are finished. Finished ones are drawn too, and need no step.
+The answer is chosen from the N particles of the end, each as often as it was drawn; until then,
+from all that have finished.
 """
 
 from __future__ import annotations
@@ -40,21 +42,19 @@ class Particles(Levels):
 
     @property
     def _remaining(self) -> int:
-        return self.setup.candidates * (MAX_STEPS - self._steps)
+        # No lead is certain before the end, so this is more than can ever finish.
+        return self.setup.candidates * MAX_STEPS
 
     def _next_level(self, level: Sequence[Candidate]) -> Sequence[tuple[Candidate, int]]:
         self._steps += 1
         particles = [*level, *self._ended]
-        self._ended = []
-        if all(node.finished for node in particles):
-            return ()
-        growing: Counter[int] = Counter()
-        for place in self._draw(particles):
-            if particles[place].finished:
-                self._ended.append(particles[place])
-            else:
-                growing[place] += 1
-        return [(particles[place], copies) for place, copies in sorted(growing.items())]
+        if not all(node.finished for node in particles):
+            particles = [particles[place] for place in self._draw(particles)]
+        self._ended = [node for node in particles if node.finished]
+        if particles and len(self._ended) == len(particles):
+            self._tally = self._tally.only(particles)
+        copies = Counter(node.path for node in particles if not node.finished)
+        return [(node, copies[node.path]) for node in level if node.path in copies]
 
     def _draw(self, particles: Sequence[Candidate]) -> Sequence[int]:
         """The places of as many particles as the search is wide, drawn by weight."""

@@ -2,30 +2,32 @@
 
 A population of P answers. For each answer of the next round the model is shown K of the last
 round's, drawn at random, and writes a better one from what is right in them. The answers of the
-last round vote.
+last round vote; until those are there, all do.
 """
 
 from __future__ import annotations
 
 import random
 
-from planner.domain import Candidate, Expand
-from planner.prompts import asked, conversation, refine_messages
+from planner.domain import Candidate, Expand, Stopped
 from planner.search.base import Setup
-from planner.search.tree import Tree
-from planner.tally import Tally
+from planner.search.correcting import Correcting
 
 ROUNDS = 4
 SHOWN = 4
 
 
-class Recursive(Tree):
-    """Four rounds of N / 4 answers each, every one written from four of the round before."""
+class Recursive(Correcting):
+    """Four rounds of N / 4 answers each, every one written from four of the round before.
+
+    Fewer than four candidates make as many rounds of one.
+    """
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._round = 1
-        self._population = max(1, setup.candidates // ROUNDS)
+        self._rounds = min(ROUNDS, setup.candidates)
+        self._population = setup.candidates // self._rounds
         self._level: list[Candidate] = []
         self._awaited = self._population
         for place in range(self._population):
@@ -34,7 +36,11 @@ class Recursive(Tree):
     @property
     def _over(self) -> bool:
         # The last round votes once all of it is there, not once there are enough answers.
-        return self._stopped is not None
+        return False
+
+    def _verdict(self) -> Stopped | None:
+        # What earlier rounds say is not what the last one will, so no rule can end it.
+        return None
 
     def _grown(self, node: Candidate) -> None:
         self._level.append(node)
@@ -49,22 +55,12 @@ class Recursive(Tree):
         if self._awaited or not self._level:
             return
         level = sorted(self._level, key=lambda node: node.path)
-        if self._round == ROUNDS:
-            self._tally = _tally(level)
+        if self._round == self._rounds:
+            self._tally = self._tally.only(level)
             return
         self._level = []
         self._awaited = self._population
         dice = random.Random(f"{self.setup.query.seed}/recursive/{self._round}")
-        question = conversation(self.setup.query.messages)
         for place in range(self._population):
-            shown = dice.sample(level, min(SHOWN, len(level)))
-            again = asked(refine_messages(question, [node.text for node in shown]))
-            self._write(Expand((place, self._round), messages=again))
+            self._correct((place, self._round), dice.sample(level, min(SHOWN, len(level))))
         self._round += 1
-
-
-def _tally(level: list[Candidate]) -> Tally:
-    tally = Tally()
-    for node in level:
-        tally.add(node)
-    return tally

@@ -7,15 +7,14 @@ check every step and write the right one. All versions vote.
 from __future__ import annotations
 
 from planner.domain import Candidate, Expand
-from planner.prompts import asked, conversation, refine_messages
 from planner.search.base import Setup
-from planner.search.tree import Tree
+from planner.search.correcting import Correcting
 
 ROUNDS = 4
 """The versions that a chain comes to."""
 
 
-class Refine(Tree):
+class Refine(Correcting):
     """N / 4 chains of 4 versions each."""
 
     def __init__(self, setup: Setup) -> None:
@@ -25,9 +24,7 @@ class Refine(Tree):
 
     def _grown(self, node: Candidate) -> None:
         if len(node.path) < ROUNDS:
-            question = conversation(self.setup.query.messages)
-            again = asked(refine_messages(question, [node.text]))
-            self._write(Expand((*node.path, 0), messages=again))
+            self._correct((*node.path, 0), [node])
 
     def _lost(self, task: Expand) -> None:
         """The chain ends with the version before."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import exp
 from typing import Literal
 
-from planner.domain import Candidate, Expand, Finish, Grade, Path, Result, Task
+from planner.domain import Candidate, Expand, Finish, Grade, Path, Result, Stopped, Task
 from planner.search.base import Setup
 from planner.search.gathering import Gathering
 from planner.stopping import View
@@ -32,7 +32,11 @@ class Tree(Gathering):
         super().__init__(setup)
         self._waiting: deque[Task] = deque()
         self._flying: dict[str, Task] = {}
+        self._last_grades: dict[str, Task] = {}
+        """What else is in flight: grades of finished candidates, which are never surplus."""
         self._children: Counter[Path] = Counter()
+        self._ungraded = 0
+        """Finished candidates whose grade is still to come."""
 
     @abstractmethod
     def _grown(self, node: Candidate) -> None:
@@ -75,25 +79,21 @@ class Tree(Gathering):
             if not self._waiting:
                 break
             task = self._waiting.popleft()
-            self._flying[task.id] = task
+            self._flying_like(task)[task.id] = task
             tasks.append(task)
         return tasks
 
     def _tell(self, task: Task, result: Result) -> None:
-        if self._flying.pop(task.id, None) is None:
+        if self._flying_like(task).pop(task.id, None) is None:
             return
+        was_over = self._over
         if isinstance(task, Expand):
             self._tell_growth(task, result)
         elif isinstance(task, Grade):
-            graded = result.candidate if result.status == "done" else None
-            if graded is not None and graded.finished and self._answers(graded.path):
-                self._tally.grade(graded)
-            self._arrive(graded or task.candidate)
+            self._tell_grade(task, result)
         if self._stopped is None:
-            self._stopped = self.setup.stop.verdict(
-                View(self._tally, self.setup.selector, self._remaining + self._ungraded)
-            )
-        if self._over:
+            self._stopped = self._verdict()
+        if self._over and not was_over:
             self._waiting = deque(task for task in self._waiting if _counts(task))
 
     def _tell_growth(self, task: Expand, result: Result) -> None:
@@ -105,25 +105,34 @@ class Tree(Gathering):
         if node is None or result.status != "done" or node.finish is Finish.BUDGET:
             if not self._over:
                 self._lost(task)
-        elif self.setup.grades:
-            self._waiting.appendleft(Grade(node))
-        else:
+        elif not self.setup.grades:
             self._arrive(node)
+        elif node.finished or not self._over:
+            self._waiting.appendleft(Grade(node))
+            self._ungraded += node.finished
+
+    def _tell_grade(self, task: Grade, result: Result) -> None:
+        self._ungraded -= task.candidate.finished
+        graded = result.candidate if result.status == "done" else None
+        if graded is not None and graded.finished and self._answers(graded.path):
+            self._tally.grade(graded)
+        self._arrive(graded or task.candidate)
 
     def _arrive(self, node: Candidate) -> None:
         if not self._over:
             self._grown(node)
 
     def surplus(self) -> Sequence[Task]:
-        if not self._over:
-            return ()
-        return tuple(task for task in self._flying.values() if not _counts(task))
+        return tuple(self._flying.values()) if self._over else ()
+
+    def _flying_like(self, task: Task) -> dict[str, Task]:
+        return self._last_grades if _counts(task) else self._flying
 
     @property
     def _complete(self) -> bool:
         if self._over:
-            return not any(map(_counts, (*self._waiting, *self._flying.values())))
-        return not self._waiting and not self._flying and self._exhausted
+            return self._ungraded == 0
+        return not (self._waiting or self._flying or self._last_grades) and self._exhausted
 
     @property
     def _exhausted(self) -> bool:
@@ -135,15 +144,15 @@ class Tree(Gathering):
         """Whether it is enough: a rule has fired, or all candidates are there."""
         return self._stopped is not None or self._tally.finished >= self.setup.candidates
 
+    def _verdict(self) -> Stopped | None:
+        """What the stopping rules say of the votes so far."""
+        remaining = self._remaining + self._ungraded
+        return self.setup.stop.verdict(View(self._tally, self.setup.selector, remaining))
+
     @property
     def _remaining(self) -> int:
         """How many more candidates may finish at most."""
         return max(0, self.setup.candidates - self._tally.finished)
-
-    @property
-    def _ungraded(self) -> int:
-        """Finished candidates whose grade is still to come."""
-        return sum(map(_counts, (*self._waiting, *self._flying.values())))
 
 
 def value(node: Candidate) -> float:

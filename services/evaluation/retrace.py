@@ -107,6 +107,7 @@ class _Told:
                 read_effort(opened["effort"]),
                 grades=opened["grades"],
                 verifies=opened["verifies"],
+                context=opened.get("context"),
             ),
             log=tuple(_entry(kind, data) for kind, data in events[:end] if kind in _HEARD),
             outcome=closed["outcome"],

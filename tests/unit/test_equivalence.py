@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from planner.answers import canonical
 from planner.domain import Verify
-from planner.equivalence import formulas_to_compare, mathematical, may_be_same
+from planner.equivalence import Comparisons, mathematical, may_be_same
 from workers.verifying.formulas import equal
 
 
@@ -48,10 +52,45 @@ def test_what_is_certain_is_not_asked(one: str, other: str, possible: bool) -> N
 
 def test_only_doubtful_answers_are_asked_about() -> None:
     """Words are left out, and what is known to differ comes first and is counted."""
-    assert formulas_to_compare(["paris", "3", "4"], ()) is None
-    assert formulas_to_compare(["paris", "3", "x+1"], {"3", "x+1"}) is None
-    asked = formulas_to_compare(["paris", "1+x", "3", "x+1"], {"3", "x+1"})
-    assert asked == Verify(("3", "x+1", "1+x"), apart=2)
+    assert not seen("paris", "3", "4").due
+    known = seen("paris", "3", "x+1")
+    known.answered(known.question(), str)
+    assert not known.due
+    known.saw("1+x")
+    assert known.question() == Verify(("3", "x+1", "1+x"), apart=2)
+
+
+def test_what_comes_while_others_are_compared_is_asked_about_next() -> None:
+    """Answers go by the names of those that they turned out to equal."""
+    known = seen("x+1", "1+x")
+    first = known.question()
+    known.saw("5")
+    known.answered(first, {"x+1": "x+1", "1+x": "x+1"}.__getitem__)
+    assert known.question() == Verify(("x+1", "5"), apart=1)
+
+
+@given(st.lists(st.sampled_from(["3", "4", "0.333333", "1/3", "2/3", "x", "x+0", "paris"])))
+def test_a_question_is_due_where_any_two_may_be_same(answers: list[str]) -> None:
+    """As is found by trying every pair."""
+    pairs = combinations(dict.fromkeys(answers), 2)
+    assert seen(*answers).due is any(may_be_same(one, other) for one, other in pairs)
+
+
+def test_many_plain_numbers_take_no_time() -> None:
+    """None of them is looked at twice, and after a question about a formula none is doubtful."""
+    many = seen(*map(str, range(20_000)))
+    assert not many.due
+    many.saw("x")
+    assert many.question().apart == 20_000
+    many.answered(many.question(), str)
+    assert not many.due
+
+
+def seen(*answers: str) -> Comparisons:
+    known = Comparisons()
+    for answer in answers:
+        known.saw(answer)
+    return known
 
 
 def test_a_question_has_a_name_of_its_own() -> None:

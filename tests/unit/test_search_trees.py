@@ -10,10 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.domain import Candidate, Expand, Finish, Grade, Message, Query, Result, Task
+from planner.domain import (
+    Candidate,
+    Expand,
+    Finish,
+    Grade,
+    Message,
+    Query,
+    Result,
+    Stopped,
+    Task,
+    Verify,
+)
 from planner.search import Search, Setup, search
-from planner.search.ab_mcts import beta, gaussian
+from planner.search.ab_mcts import beta, gaussian, student
 from planner.search.beam import spread
+from planner.search.correcting import tail
 from planner.search.particles import effective_share, logit, softmax, systematic
 from planner.search.rebase import balance
 from planner.selection import selector
@@ -156,6 +168,35 @@ def test_annealed_particles_stay_apart_at_first() -> None:
     assert drawn_from_the_good_one("particles_annealed") < 8
 
 
+def votes_of_copies(dead: float) -> dict[str, int]:
+    """Of eight particles the first two finish at once, the second with the higher score."""
+    under = begin("particles", 8, "majority")
+    flying: list[Task] = []
+    while not under.done:
+        flying += under.ask(8)
+        task = flying.pop(0)
+        result = end(task, lambda node: {0: dead, 1: 0.8}.get(node.path[0], 0.5))
+        if isinstance(task, Expand) and task.path in {(0,), (1,)}:
+            made = Candidate(task.path, f"#### {task.path[0]}", (1,), Finish.STOP)
+            result = Result(task.id, "done", made)
+        under.tell(task, result)
+        assert under.best().best is not None or under.progress() == (0, 8)
+    return {vote.answer: vote.count for vote in under.best().votes}
+
+
+def test_particles_of_the_end_vote_each_as_often_as_it_was_drawn() -> None:
+    """What has finished and died out has no vote, and what was copied has one for each copy."""
+    votes = votes_of_copies(dead=0.0)
+    assert "0" not in votes
+    assert votes["1"] > 1
+    assert sum(votes.values()) == 8
+
+
+def test_particles_end_where_all_that_were_drawn_have_finished() -> None:
+    """A single sure particle takes the places of all, and nothing need grow any more."""
+    assert votes_of_copies(dead=1.0) == {"0": 8}
+
+
 @pytest.mark.parametrize("strategy", ["mcts", "mcts_puct"])
 def test_mcts_spends_most_where_the_value_is(strategy: str) -> None:
     """More is grown beneath a first step of value 0.9 than beneath any other of 0.1."""
@@ -195,6 +236,16 @@ def test_ab_mcts_corrects_what_it_goes_on_with(strategy: str) -> None:
     assert all(task.messages and "Attempt 1" in task.messages[-1].content for task in deep)
 
 
+@pytest.mark.parametrize(("candidates", "most"), [(1, 1), (3, 1), (16, 4), (40, 10)])
+def test_ab_mcts_goes_deep_however_much_room_there_is(candidates: int, most: int) -> None:
+    """A quarter of N is in flight at most, so that what comes back steers what comes next."""
+    under = begin("ab_mcts", candidates)
+    assert len(under.ask(99)) == most
+    grown = run(begin("ab_mcts", candidates), by_digits)
+    assert len(grown) == candidates
+    assert max(len(task.path) for task in grown) > 1 or candidates < 4
+
+
 def test_refinement_shows_each_version_to_the_next() -> None:
     """Four versions a chain, the later ones written from the one before."""
     grown = run(begin("refine", 8), lambda node: 0.5)
@@ -209,6 +260,100 @@ def test_recursive_aggregation_lets_the_last_round_vote() -> None:
     shown = [task.messages[-1].content.count("Attempt") for task in grown if task.messages]
     assert shown == [4] * 12
     assert {vote.answer[-1] for vote in under.best().votes} == {"3"}
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 3])
+def test_recursive_aggregation_of_a_few_has_as_many_rounds(candidates: int) -> None:
+    """It writes no more answers than it was allowed."""
+    under = begin("recursive", candidates, "majority")
+    assert len(run(under, lambda node: 0.5)) == candidates
+    assert [vote.count for vote in under.best().votes] == [1]
+
+
+def test_recursive_aggregation_is_not_ended_by_votes_of_earlier_rounds() -> None:
+    """Twelve of sixteen agree, and are outvoted by the last round."""
+    rules = parse("certain+consensus:5+beta")
+    under = search("recursive", Setup(QUERY, 16, selector("majority"), rules, False))
+    while not under.done:
+        for task in under.ask(99):
+            assert isinstance(task, Expand)
+            text = "#### 2" if task.path[1:] == (3,) else "#### 1"
+            under.tell(task, answered(task, text))
+    assert {vote.answer: vote.count for vote in under.best().votes} == {"2": 4}
+
+
+def test_recursive_aggregation_keeps_answers_merged_to_the_end() -> None:
+    """Two forms of one answer that were found equal in an early round count as one in the last."""
+    under = search(
+        "recursive", Setup(QUERY, 16, selector("majority"), parse("none"), False, verifies=True)
+    )
+    compared = 0
+    while not under.done:
+        for task in under.ask(99):
+            if isinstance(task, Verify):
+                compared += 1
+                under.tell(task, Result(task.id, "done", same=(task.answers,)))
+                continue
+            assert isinstance(task, Expand)
+            text = f"#### {'x+1' if task.path[0] % 2 else '1+x'}"
+            under.tell(task, answered(task, text))
+    assert [vote.count for vote in under.best().votes] == [4]
+    assert compared == 1
+
+
+WORDS = " ".join(f"w{place}" for place in range(100))
+"""An attempt of a hundred tokens."""
+
+
+def shown(strategy: str, context: int | None) -> tuple[set[tuple[int, bool]], Search]:
+    """How many attempts were shown and whether each to the end, in a context of that size."""
+    setup = Setup(QUERY, 16, selector("majority"), parse("none"), False, context=context)
+    under, seen = search(strategy, setup), set()
+    while not under.done:
+        for task in under.ask(99):
+            assert isinstance(task, Expand)
+            if task.messages:
+                text = task.messages[-1].content
+                seen.add((text.count("Attempt "), text.count("w99") == text.count("Attempt ")))
+            made = Candidate(task.path, WORDS, tuple(range(100)), Finish.STOP)
+            under.tell(task, Result(task.id, "done", made))
+    return seen, under
+
+
+@pytest.mark.parametrize(("context", "attempts"), [(None, 4), (600, 4), (400, 2), (280, 1)])
+def test_as_many_attempts_are_shown_as_the_context_has_room_for(
+    context: int | None, attempts: int
+) -> None:
+    """Room is left for an answer longer than they are, and the reply says that some were not."""
+    seen, under = shown("recursive", context)
+    assert seen == {(attempts, True)}
+    note = "12 times the context had no room for all attempts."
+    assert (note in under.best().notes) is (attempts < 4)
+
+
+@pytest.mark.parametrize("strategy", ["refine", "ab_mcts", "ab_mcts_beta", "recursive"])
+def test_an_attempt_too_long_to_be_shown_loses_its_oldest_words(strategy: str) -> None:
+    """Its end is there, where its answer is, and the reply says so."""
+    seen, under = shown(strategy, 200)
+    assert seen == {(1, True)}
+    assert "too long to be shown from its start" in " ".join(under.best().notes)
+
+
+@given(st.text(alphabet="ab ", min_size=1, max_size=60), st.floats(0, 1))
+def test_the_tail_of_a_text_is_no_longer_than_it_may_be(text: str, part: float) -> None:
+    """It is what the text ends with, behind a mark."""
+    kept = tail(text, part).removeprefix("[...] ")
+    assert text.endswith(kept)
+    assert len(kept) <= len(text) * part
+
+
+def test_draws_from_students_t_are_as_in_its_table() -> None:
+    """With four degrees of freedom: the median, the upper quartile and the top twentieth."""
+    dice = random.Random(5)
+    draws = sorted(student(4.0, dice) for _ in range(40_000))
+    assert draws[20_000] == pytest.approx(0.0, abs=0.02)
+    assert draws[30_000] == pytest.approx(0.7407, abs=0.02)
+    assert draws[38_000] == pytest.approx(2.1318, abs=0.06)
 
 
 def test_budget_forcing_goes_on_after_wait() -> None:
@@ -246,3 +391,47 @@ def test_a_judge_decides_between_answers() -> None:
     assert verdict is not None
     assert under.best().answer == "13"
     assert {vote.answer: vote.count for vote in under.best().votes} == {"12": 4, "13": 2}
+
+
+@pytest.mark.parametrize("late", ["12", "13", "14", "x+1"])
+def test_what_ends_after_the_judge_was_called_changes_nothing(late: str) -> None:
+    """The judge's pick stays the answer, with the votes that were shown to it."""
+    setup = Setup(QUERY, 16, selector("judge"), parse("consensus:2"), False, verifies=True)
+    under = search("refine", setup)
+    *chains, straggler = reversed(under.ask(99))
+    for task, answer in zip(chains, ["12", "13", "13"], strict=True):
+        under.tell(task, answered(task, f"#### {answer}"))
+    (match,) = under.ask(99)
+    under.tell(straggler, answered(straggler, f"#### {late}"))
+    assert not under.ask(99)
+    under.tell(match, answered(match, "Best: 1"))
+    assert under.done
+    assert under.best().answer == "13"
+    assert [(vote.answer, vote.count) for vote in under.best().votes] == [("13", 2), ("12", 1)]
+    assert under.best().stopped is Stopped.CONFIDENT
+
+
+@pytest.mark.parametrize(("context", "cut"), [(None, False), (800, False), (300, True)])
+def test_a_judge_is_shown_the_ends_where_its_context_is_small(
+    context: int | None, cut: bool
+) -> None:
+    """All in a match are cut by the same part, and the reply says so."""
+    setup = Setup(QUERY, 4, selector("judge"), parse("none"), False, context=context)
+    under = search("majority", setup)
+    for place, task in enumerate(under.ask(4)):
+        assert isinstance(task, Expand)
+        made = Candidate(task.path, f"{WORDS} #### {place}", tuple(range(100)), Finish.STOP)
+        under.tell(task, Result(task.id, "done", made))
+    (match,) = under.ask(4)
+    assert isinstance(match, Expand)
+    assert match.messages
+    assert match.messages[-1].content.count("[...]") == (4 if cut else 0)
+    assert all(f"w99 #### {place}" in match.messages[-1].content for place in range(4))
+    under.tell(match, answered(match, "Best: 3"))
+    assert under.best().answer == "2"
+    assert ("cut" in " ".join(under.best().notes)) is cut
+
+
+def answered(task: Task, text: str) -> Result:
+    assert isinstance(task, Expand)
+    return Result(task.id, "done", Candidate(task.path, text, (1,), Finish.STOP))
