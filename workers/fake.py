@@ -211,6 +211,9 @@ class _Writing:
         self._worker = worker
         self._totals = totals
         self._tokens, self._shown, self._finish = _cut(script.text, request)
+        # A letter that its length cut in two is not shown, but goes on.
+        whole = self._finish == "length"
+        self._kept = len(self._tokens) if whole else len(self._shown.encode())
         self._made = 0
         self._logprobs: list[tuple[float, ...]] = []
         self._watch = Watch(request.floor, request.confidences)
@@ -263,7 +266,7 @@ class _Writing:
             self.id,
             finish,
             text=self._text(),
-            token_ids=tuple(self._tokens[: self._made]),
+            token_ids=tuple(self._tokens[: min(self._made, self._kept)]),
             logprob=sum(first for first, *_ in self._logprobs) if self._logprobs else None,
             top_logprobs=tuple(self._logprobs),
             prompt_tokens=len(self._request.prompt_ids) if self._made else 0,

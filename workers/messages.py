@@ -68,8 +68,9 @@ class Generated:
     `finish` is "stop" when the model or a stop string ended it, "step" for a step delimiter,
     "length" at `max_tokens`, "doubtful" when it fell under its floor (with its last token, too),
     "cancelled", or "failed" (then `error` says why, and `lost` whether the worker itself was lost,
-    so that another may be tried). The counts are the engine's own: what they add up to is what the
-    engine's counters show.
+    so that another may be tried). What continues `token_ids` continues `text`: where a stop string
+    was cut off, neither has it. The counts are the engine's own: what they add up to is what the
+    engine's counters show; `logprob` and `top_logprobs` too are those of all that it made.
     """
 
     id: str

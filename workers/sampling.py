@@ -3,10 +3,10 @@
 What always holds:
 
 - The counts of its `Generated` are what the engine's own counters grew by, however it ended.
-- `token_ids` are what the model wrote, whole. `text` is what they say, except that a stop string
-  of the user is cut off, with what follows it in its last token. A step delimiter stays, with what
-  its last token says beyond it, so that what continues `token_ids` continues `text` too.
-- The streamed pieces of a call, put together, are its `text` and `token_ids`.
+- What continues `token_ids` continues `text`. A stop string of the user is cut off both, with what
+  follows it in its last token; a step delimiter stays in both, with what its last token says beyond
+  it. Only the token that ends a reply is in `token_ids` alone.
+- The streamed pieces of a call, put together, are its `text` and all the tokens that it made.
 - Whether a call is doubtful hangs on its tokens alone. How many more the engine had made by the
   time it heard of that, which is where the call ends, hangs on how busy it was.
 """
@@ -14,7 +14,7 @@ What always holds:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -44,8 +44,7 @@ class Sampler:
         self._worker = worker
         self._tokenizer: Any = llm.get_tokenizer()
         self._context: int = llm.model_config.max_model_len
-        end: int | None = self._tokenizer.eos_token_id
-        self._end_ids = () if end is None else (end,)
+        self._end_ids = _end_ids(llm)
         self._longest_token = max(map(len, self._tokenizer.get_vocab()))
 
     async def prepare(self, messages: Messages) -> Prompt:
@@ -96,10 +95,11 @@ class Sampler:
         if call.cancelled:
             return call.ended("cancelled", self._worker)
         request = call.request
+        step_ids = self._step_ids(request)
         try:
             async for output in self._llm.generate(
                 tokens_input(list(request.prompt_ids)),
-                call.parameters(self._step_ids(request)),
+                call.parameters(step_ids),
                 request.id,
                 priority=request.priority,
             ):
@@ -107,7 +107,7 @@ class Sampler:
                 if call.doubtful and not output.finished:
                     # Read on, as after a cancellation: the last output says what was counted.
                     await self._llm.abort(request.id)
-            return self._end(call, output.outputs[0])
+            return self._end(call, output.outputs[0], step_ids)
         except EngineDeadError as dead:
             return call.failed(f"The engine died: {dead}", self._worker, lost=True)
         except GracefulHTTPError as busy:
@@ -125,7 +125,7 @@ class Sampler:
         )
         return [token_ids[0] for token_ids in encoded if len(token_ids) == 1]
 
-    def _end(self, call: Sampling, last: CompletionOutput) -> Generated:
+    def _end(self, call: Sampling, last: CompletionOutput, step_ids: list[int]) -> Generated:
         """What became of a call that the engine has finished."""
         finish: Finish = "stop"
         match last.finish_reason, last.stop_reason:
@@ -133,14 +133,15 @@ class Sampler:
                 finish = "cancelled"
             case "length", _:
                 finish = "length"
-            case "stop", int():
+            case "stop", int(stop) if stop in step_ids:
                 finish = "step"
             case "stop", str(stop) if stop in call.request.delimiters:
                 call.text = self._decode(call)
                 finish = "step"
             case "stop", str(stop):
                 call.cut(stop)
-            case "stop", None:
+                call.kept_ids = self._saying(call)
+            case "stop", _:  # the model itself, by any of its end tokens
                 call.cut(self._tokenizer.decode(call.token_ids[-1:], skip_special_tokens=True))
             case reason, _:
                 return call.failed(f"The engine ended it by itself: {reason}", self._worker)
@@ -148,9 +149,27 @@ class Sampler:
 
     def _decode(self, call: Sampling) -> str:
         """All that the tokens say, which vLLM cuts at a stop string even within a token."""
+        return "".join(self._pieces(call))
+
+    def _saying(self, call: Sampling) -> list[int]:
+        """The tokens that say the text and no more.
+
+        Where a stop string began within a token, what that says before it is tokenised anew.
+        """
+        said, kept = 0, 0
+        for count, piece in enumerate(self._pieces(call), 1):
+            if said + len(piece) > len(call.text):
+                break
+            if piece:  # a letter that isn't whole yet says nothing
+                said, kept = said + len(piece), count
+        return [*call.token_ids[:kept], *self.encode(call.text[said:])]
+
+    def _pieces(self, call: Sampling) -> Iterator[str]:
+        """What each of its tokens adds to the text."""
         stream = DecodeStream(ids=list(call.request.prompt_ids), skip_special_tokens=True)
         backend = self._tokenizer.backend_tokenizer
-        return "".join(stream.step(backend, token_id) or "" for token_id in call.token_ids)
+        for token_id in call.token_ids:
+            yield stream.step(backend, token_id) or ""
 
 
 class Sampling:
@@ -162,6 +181,9 @@ class Sampling:
         self.cancelled = False
         self.text = ""
         self.token_ids: list[int] = []
+        """All that the engine made and counted."""
+        self.kept_ids: list[int] | None = None
+        """What of them the call ends with, if not all."""
         self._emit = emit
         self._said = 0  # characters of `text` that were streamed
         self._sent = 0  # tokens that were streamed
@@ -233,7 +255,7 @@ class Sampling:
             self.request.id,
             finish,
             text=self.text,
-            token_ids=tuple(self.token_ids),
+            token_ids=tuple(self.token_ids if self.kept_ids is None else self.kept_ids),
             logprob=self._logprob,
             top_logprobs=tuple(self._top_logprobs),
             prompt_tokens=len(self.request.prompt_ids) if counted else 0,
@@ -253,6 +275,17 @@ class Sampling:
             self._emit(Tokens(self.request.id, text, token_ids))
         self._said += len(text)
         self._sent += len(token_ids)
+
+
+def _end_ids(llm: AsyncLLM) -> tuple[int, ...]:
+    """The tokens at which the engine ends a reply: the tokenizer's, and those the model names.
+
+    vLLM stops at those of its `generation_config.json` even where it takes no defaults from there.
+    """
+    end: int | None = llm.get_tokenizer().eos_token_id
+    named: int | list[int] | None = llm.model_config.try_get_generation_config().get("eos_token_id")
+    others = [named] if isinstance(named, int) else named or []
+    return tuple(dict.fromkeys(([] if end is None else [end]) + others))
 
 
 def _top(logprobs: object, count: int) -> list[tuple[float, ...]]:

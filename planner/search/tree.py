@@ -40,14 +40,14 @@ class Tree(Gathering):
 
     @abstractmethod
     def _grown(self, node: Candidate) -> None:
-        """A node has come to be; it is graded where there is a reward model that could."""
+        """A node has come to be; it is graded if it may be and there is a reward model."""
 
     @abstractmethod
     def _lost(self, task: Expand) -> None:
         """A node could not come to be: its growth failed or was cut."""
 
     def _answers(self, path: Path) -> bool:
-        """Whether the node there is an answer, once it has finished."""
+        """Whether the node there is an answer, once it has finished. What isn't isn't graded."""
         return True
 
     def _refill(self) -> None:
@@ -105,7 +105,7 @@ class Tree(Gathering):
         if node is None or result.status != "done" or node.finish is Finish.BUDGET:
             if not self._over:
                 self._lost(task)
-        elif not self.setup.grades:
+        elif not (self.setup.grades and self._answers(task.path)):
             self._arrive(node)
         elif node.finished or not self._over:
             self._waiting.appendleft(Grade(node))
@@ -114,7 +114,7 @@ class Tree(Gathering):
     def _tell_grade(self, task: Grade, result: Result) -> None:
         self._ungraded -= task.candidate.finished
         graded = result.candidate if result.status == "done" else None
-        if graded is not None and graded.finished and self._answers(graded.path):
+        if graded is not None and graded.finished:
             self._tally.grade(graded)
         self._arrive(graded or task.candidate)
 

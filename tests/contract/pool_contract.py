@@ -1,12 +1,13 @@
 """What every pool keeps to, whether real engines are behind it or not.
 
 `PoolContract` is run once over the fake, and once over engines with two generators and a reward
-model. A subclass gives the fixture `pool`.
+model. A subclass gives the fixture `pool`, and says what its tokens say.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 from typing import Any, Protocol
@@ -87,8 +88,12 @@ async def asking(pool: Pool) -> Asking:
     return make
 
 
-class PoolContract:
+class PoolContract(ABC):
     """The port's promises, one test each."""
+
+    @abstractmethod
+    def said(self, token_ids: Sequence[int]) -> str:
+        """What these tokens say."""
 
     async def test_a_prompt_and_its_answer_share_the_context(self, pool: CountingPool) -> None:
         """What a longer prompt takes, its answer has to do without."""
@@ -206,6 +211,29 @@ class PoolContract:
         assert ended.finish == "stop"
         assert ended.text == whole.made.text[: whole.made.text.index(stop)]
         assert said == (ended.text if stream else "")
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("delimiters", [(), ("never written",)])
+    async def test_what_is_cut_off_is_not_continued(
+        self, pool: CountingPool, stream: bool, delimiters: tuple[str, ...]
+    ) -> None:
+        """The tokens of a stop string are made, streamed and counted, and then cut off too."""
+        ask = await asking(pool)
+        whole, stop = await written(pool, ask)
+        before = await totals(pool)
+        call = ask(80, seed=whole.seed, stop=(stop,), delimiters=delimiters, stream=stream)
+        made: list[int] = []
+        ended = None
+        async for event in pool.generate((call,)):
+            if isinstance(event, Tokens):
+                made += event.token_ids
+            else:
+                ended = event
+        assert ended is not None
+        assert self.said(ended.token_ids) == ended.text
+        assert len(ended.token_ids) < ended.completion_tokens
+        assert (await grown(pool, before))["completion_tokens"] == ended.completion_tokens
+        assert tuple(made) == whole.made.token_ids[: ended.completion_tokens if stream else 0]
 
     async def test_a_continuation_continues_the_text(self, pool: CountingPool) -> None:
         """What goes on from the tokens of a step goes on with its text."""

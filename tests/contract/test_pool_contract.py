@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -25,6 +26,9 @@ class TestFakePool(PoolContract):
     @pytest.fixture
     def pool(self) -> CountingPool:
         return FakePool()
+
+    def said(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode()
 
 
 def call(**more: object) -> Generate:

@@ -14,6 +14,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    GenerationConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -23,6 +24,8 @@ from transformers import (
 
 STEP_TAG = "<extra_0>"
 EOS = "<|im_end|>"
+OTHER_END = "<|im_start|>"
+"""Ends a reply as well, as the generation config alone says."""
 MERGES = [("\u010a", "\u010a"), ("a", "b"), ("ab", "c"), ("\u0120", "a")]
 CONTEXT = 512
 
@@ -74,6 +77,8 @@ def generator(folder: Path) -> Path:
     model = Qwen2ForCausalLM(_config(words))
     # Wide logits: at temperature 1 a fresh model would write all bytes alike.
     model.lm_head.weight.data *= 8
+    ends = words.convert_tokens_to_ids([EOS, OTHER_END])
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=words.pad_token_id)
     model.save_pretrained(folder)
     return folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -34,6 +34,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 class TestServePool(PoolContract):
     """The contract, over two generators and a process reward model."""
+
+    def said(self, token_ids: Sequence[int]) -> str:
+        return _said(token_ids)
 
 
 async def test_short_calls_are_heard_of_first(pool: ServePool) -> None:
@@ -95,6 +98,61 @@ async def test_a_delimiter_within_a_token_keeps_the_token_whole(pool: ServePool)
         assert not step.text.endswith(delimiter)
         assert wholes[calls[seed].id].text.startswith(step.text)
         assert said == (step.text if stream else "")
+
+
+async def test_what_stood_before_a_stop_string_in_its_token_stays(pool: ServePool) -> None:
+    """Where a token says something, and then a stop string, only the stop string is cut off."""
+    ask = await asking(pool)
+    calls = [ask(120, seed=seed) for seed in range(30)]
+    wholes = await ends(pool.generate(tuple(calls)))
+    seed, stop, length = next(_last_letters(calls, wholes))
+    whole = wholes[calls[seed].id]
+    for delimiters in ((), ("never written",)):
+        call = ask(120, seed=seed, stop=(stop,), delimiters=delimiters)
+        cut = (await ends(pool.generate((call,))))[call.id]
+        assert (cut.finish, cut.completion_tokens) == ("stop", length)
+        assert cut.text == whole.text[: whole.text.index(stop)]
+        assert cut.token_ids[: length - 1] == whole.token_ids[: length - 1]
+        assert len(cut.token_ids) >= length
+        assert _said(cut.token_ids) == cut.text
+
+
+async def test_every_end_token_of_the_model_ends_a_reply(pool: ServePool) -> None:
+    """Those that only its generation config names do too; none of them is taken for a step."""
+    prompt = await pool.prepare(QUESTION)
+    words = checkpoints.tokenizer()
+    named = tuple(words.convert_tokens_to_ids([checkpoints.EOS, checkpoints.OTHER_END]))
+    assert prompt.end_ids == named
+    step = int(words.encode("\n\n")[0])
+    ask = await asking(pool)
+    for more in ({}, {"delimiters": ("\n\n",)}):
+        ended = (
+            await ends(pool.generate(tuple(ask(200, seed=i, **more) for i in range(60))))
+        ).values()
+        stopped = [one.token_ids[-1] for one in ended if one.finish == "stop"]
+        assert set(stopped) == set(named)
+        stepped = [one.token_ids[-1] for one in ended if one.finish == "step"]
+        assert set(stepped) == ({step} if more else set())
+        assert all(_said(one.token_ids) == one.text for one in ended if one.finish == "stop")
+
+
+def _said(token_ids: Sequence[int]) -> str:
+    """What tokens say to a reader; one that isn't whole yet at the end says nothing."""
+    text = str(checkpoints.tokenizer().decode(list(token_ids), skip_special_tokens=True))
+    return text.rstrip("\ufffd")
+
+
+def _last_letters(
+    calls: list[Generate], wholes: dict[str, Generated]
+) -> Iterator[tuple[int, str, int]]:
+    """Where the last letter of a token of several comes for the first time."""
+    for seed, call in enumerate(calls):
+        before = ""
+        for length, token in enumerate(wholes[call.id].token_ids, 1):
+            text = _said([token])
+            if len(text) > 1 and text.isascii() and text[-1] not in before + text[:-1]:
+                yield seed, text[-1], length
+            before += text
 
 
 def _first_long_tokens(
