@@ -36,7 +36,7 @@ from services.driver import Manner
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
 from services.trace import TraceStore
-from workers.deployments import generators, rewards
+from workers.deployments import GENERATOR, REWARD, generators, rewards
 from workers.homes import Place, by_home
 from workers.messages import Generate, Generated, GenerationEvent
 from workers.options import GeneratorOptions, RewardOptions
@@ -137,40 +137,44 @@ async def search(
     seconds = time.perf_counter() - began
     await reasoner.drain(10)
     await redis.aclose()
-    counted = sum(one["cached_tokens"] for name, one in (await pool.counters()).items())
+    counters = (await pool.counters()).values()
     return {
         **asdict(pool.reuse),
-        "counted": counted,
+        "counted": sum(one["cached_tokens"] for one in counters),
         "calls": sum(pool.calls.values()),
         "busier": round(max(pool.calls.values()) / sum(pool.calls.values()), 3),
         "seconds": round(seconds, 1),
     }
 
 
-def measure(arguments: argparse.Namespace, redis_url: str) -> list[dict[str, Any]]:
-    """A row for each strategy and each way of routing, on engines that have read nothing yet."""
+async def measure(arguments: argparse.Namespace, redis_url: str) -> list[dict[str, Any]]:
+    """A row for each strategy and each way of routing, on generators that have read nothing yet."""
     small: dict[str, Any] = {"kv_space_gib": 0.5, "block_size": arguments.block_size}
     rewarding = RewardOptions(model=str(PRM), step_tag=STEP_TAG, **small)
-    generating = GeneratorOptions(model=str(REASONER), replicas=REPLICAS, **small)
-    reward = serve.run(rewards(rewarding), name="reward", route_prefix=None, logging_config=QUIET)
+    reward = await started(REWARD, rewards(rewarding))
+    options = GeneratorOptions(model=str(REASONER), replicas=REPLICAS, **small)
     rows = []
     for strategy in arguments.strategies.split(","):
         for routing in arguments.routing.split(","):
-            generator = serve.run(
-                generators(generating), name="generator", route_prefix=None, logging_config=QUIET
-            )
             pool = WatchedPool(
-                generator,
+                await started(GENERATOR, generators(options)),
                 reward,
                 generators=REPLICAS,
                 place=PLACES[routing],
                 block_size=arguments.block_size,
             )
-            found = asyncio.run(search(pool, redis_url, arguments, strategy))
+            found = await search(pool, redis_url, arguments, strategy)
             rows.append({"strategy": strategy, "routing": routing, **found})
             print(json.dumps(rows[-1]), flush=True)  # noqa: T201
-            serve.delete("generator")
+            await asyncio.to_thread(serve.delete, GENERATOR)
     return rows
+
+
+async def started(name: str, application: serve.Application) -> Any:
+    """The handle of an application, once it runs."""
+    return await asyncio.to_thread(
+        serve.run, application, name=name, route_prefix=None, logging_config=QUIET
+    )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -207,7 +211,7 @@ def main() -> None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
             serve.start(proxy_location="Disabled", logging_config=QUIET)
-            rows = measure(arguments, redis.url)
+            rows = asyncio.run(measure(arguments, redis.url))
         finally:
             ray.shutdown()
     print(table(rows))  # noqa: T201
