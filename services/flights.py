@@ -85,6 +85,8 @@ class Flight:
             floor=task.floor,
             confidences=self._last_confidences(),
             stream=stream,
+            # What stands before the operation in the id of a call is the same for all its request.
+            branch=(call_id.removesuffix(self.op), *task.path),
         )
 
     def _last_confidences(self) -> tuple[float, ...]:

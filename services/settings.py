@@ -140,6 +140,10 @@ class EngineSettings(Section):
     kv_space_gib: Annotated[float, Field(gt=0)] = 1.0
     """Memory for the KV cache on the CPU, in GiB; no meaning on a GPU."""
 
+    block_size: Positive | None = None
+    """Tokens in a block of the KV cache, of which only full ones are used again; without one, 32 on
+    the CPU, where it must be a multiple of 32, and vLLM's own choice on a GPU."""
+
     max_num_seqs: Positive = 64
     """Sequences that are worked on at once; more wait in the engine's queue."""
 

@@ -33,11 +33,12 @@ class Generator(EngineReplica):
         return self._sampler.encode(text)
 
     async def generate(
-        self, batch: tuple[Generate, ...]
+        self, batch: tuple[Generate, ...], home: str = ""
     ) -> AsyncIterator[str | tuple[GenerationEvent, ...]]:
         """Run the batch: this replica's name, then groups of events.
 
-        Closing it, or cancelling the task that reads it, drops what is still running.
+        Closing it, or cancelling the task that reads it, drops what is still running. `home` is for
+        the router: the replica that should run it, if that can be.
         """
         events: asyncio.Queue[GenerationEvent] = asyncio.Queue()
         calls = [self._sampling.Sampling(request, events.put_nowait) for request in batch]

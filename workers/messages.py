@@ -11,6 +11,9 @@ from typing import Literal, TypeAlias
 
 from planner.domain import Floor
 
+Branch: TypeAlias = tuple[str | int, ...]
+"""A node of a search tree: a name for the request, then the path from its query to the node."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -34,7 +37,8 @@ class Generate:
     as they come. `top_logprobs` above zero asks for the log-probabilities of that many tokens a
     position. With them, a call is given up as soon as its tokens fall under `floor`, to whose first
     windows belong the tokens before it, with these `confidences` (see `planner.confidence`). Of
-    calls that wait, those of the lowest `priority` run first.
+    calls that wait, those of the lowest `priority` run first. `branch` is the node that it writes,
+    whose KV cache lies where its parent was written; empty, it may as well run anywhere.
     """
 
     id: str
@@ -50,6 +54,7 @@ class Generate:
     confidences: tuple[float, ...] = ()
     stream: bool = False
     priority: int = 0
+    branch: Branch = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ class EngineOptions:
     `model` is a folder or a Hugging Face id. `gpus` is what Ray sets aside for one replica: none
     runs it on the CPU, a fraction shares one; with `tensor_parallel` above one, as many as that.
     `kv_space_gib` is the KV cache on the CPU and `threads` what it computes with there;
-    `gpu_memory_utilization` is the share of a GPU's memory. At most `max_queued_requests` are in
-    an engine at once, running or waiting, and none is added while prompts of `max_queued_tokens`
+    `gpu_memory_utilization` is the share of a GPU's memory. The KV cache is kept in blocks of
+    `block_size` tokens, and only full ones are used again. At most `max_queued_requests` are in an
+    engine at once, running or waiting, and none is added while prompts of `max_queued_tokens`
     tokens wait: what exceeds either is refused at once. `extra` holds further vLLM engine
     arguments by name, over all others.
     """
@@ -33,6 +34,7 @@ class EngineOptions:
     gpus: float = 0.0
     gpu_memory_utilization: float = 0.9
     kv_space_gib: float = 1.0
+    block_size: int | None = None
     threads: int = 1
     max_num_seqs: int = 64
     max_num_batched_tokens: int | None = None

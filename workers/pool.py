@@ -1,27 +1,29 @@
 """The pool of real workers: engines behind Ray Serve handles, and a verifier beside them.
 
-Owns how a batch is shared between replicas and how what comes back becomes one stream. What
-always holds: each call ends in exactly one result, also when its replica dies, hangs in its start
-or was never there; and when the stream is closed, nothing of it goes on in an engine.
+Owns how a batch is shared between replicas, which is one Ray call for each, and how what comes back
+becomes one stream. What always holds: each call ends in exactly one result, also when its replica
+dies, hangs in its start or was never there; and when the stream is closed, nothing of it goes on in
+an engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
     Collection,
-    Iterable,
     Sequence,
 )
 from contextlib import aclosing
 from contextvars import Context
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, cast
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import grpc  # type: ignore[import-untyped]
 from ray.exceptions import RayError
@@ -29,7 +31,9 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from planner.errors import InvalidOption, WorkersUnavailable
+from workers.homes import Homes, Place, by_home
 from workers.messages import (
+    Branch,
     Generate,
     Generated,
     GenerationEvent,
@@ -43,6 +47,7 @@ from workers.verifier import Verifier
 
 Item = TypeVar("Item")
 Handle: TypeAlias = DeploymentHandle[Any]
+AnyCall: TypeAlias = Generate | Grade
 
 _TRANSPORT_ERRORS = (RayError, RayServeException, grpc.RpcError)
 """All that a call over Serve raises when the other side isn't there, or can't take it."""
@@ -62,8 +67,9 @@ class _LostError(Exception):
 class ServePool:
     """Generators, and reward models and a verifier if there are any, as one.
 
-    `generators` and `rewards` are how many replicas a batch is shared between. A batch that no
-    replica takes within `patience_seconds` is lost.
+    `generators` and `rewards` are how many replicas a batch is shared between, and `place` says
+    which of its calls goes to which (see `workers.homes`). A batch that no replica takes within
+    `patience_seconds` is lost.
     """
 
     def __init__(
@@ -75,11 +81,12 @@ class ServePool:
         rewards: int = 1,
         patience_seconds: float = 30.0,
         verifier: Verifier | None = None,
+        place: Place = by_home,
     ) -> None:
-        self._generator = generator
-        self._reward = reward
-        self._generators = generators
-        self._rewards = rewards
+        self._writers = _Crew(generator, "generate", Generated, Homes(generators, place))
+        self._graders = (
+            None if reward is None else _Crew(reward, "grade", Graded, Homes(rewards, place))
+        )
         self._patience = patience_seconds
         self._verifier = verifier
         # A flight lives as long as the stream it belongs to, wherever that one is dropped.
@@ -88,7 +95,7 @@ class ServePool:
     @property
     def grades(self) -> bool:
         """Whether there is a reward model."""
-        return self._reward is not None
+        return self._graders is not None
 
     @property
     def verifies(self) -> bool:
@@ -97,12 +104,12 @@ class ServePool:
 
     async def prepare(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
         """See `workers.ports.Pool`."""
-        prompt: Prompt = await self._patiently(self._generator.prepare.remote(messages))
+        prompt: Prompt = await self._patiently(self._writers.handle.prepare.remote(messages))
         return prompt
 
     async def encode(self, text: str) -> tuple[int, ...]:
         """See `workers.ports.Pool`."""
-        token_ids: tuple[int, ...] = await self._patiently(self._generator.encode.remote(text))
+        token_ids: tuple[int, ...] = await self._patiently(self._writers.handle.encode.remote(text))
         return token_ids
 
     async def _patiently(self, reply: Awaitable[Any]) -> Any:
@@ -117,23 +124,13 @@ class ServePool:
 
     def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
-        return self._send(
-            [
-                _Flight(self._generator, "generate", share, Generated)
-                for share in _shares(batch, self._generators)
-            ]
-        )
+        return self._send(self._writers, batch)
 
     def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
-        if self._reward is None:
+        if self._graders is None:
             return _refused(batch)
-        return self._send(
-            [
-                _Flight(self._reward, "grade", share, Graded)
-                for share in _shares(batch, self._rewards)
-            ]
-        )
+        return self._send(self._graders, batch)
 
     def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
@@ -151,7 +148,10 @@ class ServePool:
                 flights[id(flight)] = flight
         await asyncio.gather(*(flight.cancel(self._patience) for flight in flights.values()))
 
-    def _send(self, flights: Sequence[_Flight]) -> AsyncIterator[Any]:
+    def _send(self, crew: _Crew, batch: Sequence[AnyCall]) -> AsyncIterator[Any]:
+        shares = crew.homes.share([_branch(call) for call in batch], crew.loads())
+        flights = [_Flight(crew, name, [batch[at] for at in share]) for name, share in shares]
+        crew.flights.update(flights)
         for flight in flights:
             self._flights.update((call_id, flight) for call_id in flight.calls)
         return _merged([flight.events(self._patience) for flight in flights])
@@ -172,41 +172,65 @@ class ServePool:
 
     async def ready(self) -> bool:
         """Whether as many engines answer as there should be."""
-        wanted = self._generators + (self._rewards if self._reward else 0)
+        wanted = sum(crew.homes.replicas for crew in self._crews())
         try:
             return len(await self._ask_all("counters", _READY_SECONDS)) >= wanted
         except WorkersUnavailable:
             return False
 
+    def _crews(self) -> list[_Crew]:
+        return [crew for crew in (self._writers, self._graders) if crew is not None]
+
     async def _ask_all(self, method: str, seconds: float | None = None) -> list[tuple[str, Any]]:
-        handles = [handle for handle in (self._generator, self._reward) if handle is not None]
         try:
             async with asyncio.timeout(seconds or self._patience):
                 answers = await asyncio.gather(
-                    *(handle.broadcast(method).results_async() for handle in handles)
+                    *(crew.handle.broadcast(method).results_async() for crew in self._crews())
                 )
         except (TimeoutError, *_TRANSPORT_ERRORS) as lost:
             raise WorkersUnavailable(f"An engine doesn't answer: {_summary(lost)}") from lost
         return [answer for of_handle in answers for answer in of_handle]
 
 
-class _Flight:
-    """A share of a batch on its way to one replica, and its calls that haven't ended."""
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """The replicas of one kind, what they are asked for, and what is on its way to them.
 
-    def __init__(
-        self,
-        handle: Handle,
-        method: str,
-        share: Sequence[Generate] | Sequence[Grade],
-        ending: type[Generated] | type[Graded],
-    ) -> None:
-        self.calls = {call.id: call for call in share}
-        self._handle = handle
-        self._method = method
-        self._ending = ending
+    A flight lives as long as the stream it belongs to, wherever that one is dropped.
+    """
+
+    handle: Handle
+    method: str
+    ending: type[Generated] | type[Graded]
+    homes: Homes
+    flights: WeakSet[_Flight] = field(default_factory=WeakSet)
+
+    def loads(self) -> Counter[str]:
+        """The calls in flight by replica; "" has those for which none is known yet."""
+        loads: Counter[str] = Counter()
+        for flight in self.flights:
+            loads[flight.replica] += len(flight.calls)
+        return loads
+
+
+class _Flight:
+    """A share of a batch on its way to one replica, and its calls that haven't ended.
+
+    `home` is the replica that should take it, "" for any.
+    """
+
+    def __init__(self, crew: _Crew, home: str, share: Sequence[AnyCall]) -> None:
+        self.calls: dict[str, AnyCall] = {call.id: call for call in share}
+        self._crew = crew
+        self._home = home
         self._replica = ""
         self._dropped: set[str] = set()
         self._unwanted = asyncio.Event()
+
+    @property
+    def replica(self) -> str:
+        """The replica that has it or is to have it; "" if that isn't known yet."""
+        return self._replica or self._home
 
     def drop(self, call_id: str) -> None:
         """Note that nobody wants this call any more."""
@@ -221,7 +245,7 @@ class _Flight:
             return
         try:
             async with asyncio.timeout(patience):
-                call = partial(self._handle.cancel.remote, sorted(ids), replica=self._replica)
+                call = partial(self._crew.handle.cancel.remote, sorted(ids), replica=self._replica)
                 await _detached(call)
         except (TimeoutError, *_TRANSPORT_ERRORS):
             # The replica is going, and its calls with it, which is all that was wanted.
@@ -235,6 +259,7 @@ class _Flight:
                 async for event in carried:
                     yield event
         except _LostError as lost:
+            self._crew.homes.leave(self.replica)
             why = str(lost)
         for ended in self._end(self.calls, "failed", error=why, lost=True):
             yield ended
@@ -246,16 +271,19 @@ class _Flight:
         batch = tuple(self.calls.values())
         if not batch:
             return
-        async with aclosing(_items(self._handle, self._method, batch)) as items:
+        async with aclosing(_items(self._crew, batch, self._home)) as items:
             if not await self._taken(items, patience):
                 for ended in self._end(self._dropped, "cancelled"):
                     yield ended
                 return
+            self._crew.homes.settle(self._replica, map(_branch, batch), self._home)
             await self.cancel(patience)
             async for group in items:
                 for event in group:
-                    if isinstance(event, self._ending):
-                        del self.calls[event.id]
+                    if isinstance(event, self._crew.ending):
+                        call = self.calls.pop(event.id)
+                        if event.lost:
+                            self._crew.homes.evict(_branch(call))
                     yield event
 
     def _end(
@@ -265,7 +293,7 @@ class _Flight:
         ended = [call_id for call_id in self.calls if call_id in ids]
         for call_id in ended:
             del self.calls[call_id]
-        return [self._ending(it, finish, worker=self._replica, **more) for it in ended]
+        return [self._crew.ending(it, finish, worker=self._replica, **more) for it in ended]
 
     async def _taken(self, items: AsyncIterator[Any], patience: float) -> bool:
         """Wait until a replica takes it; False when nobody wants it any more before.
@@ -290,6 +318,11 @@ class _Flight:
             await asyncio.wait({taken, unwanted})
 
 
+def _branch(call: AnyCall) -> Branch:
+    """The node that a call writes; a grade writes none."""
+    return call.branch if isinstance(call, Generate) else ()
+
+
 async def _refused(batch: Sequence[Grade]) -> AsyncIterator[Graded]:
     for call in batch:
         yield Graded(call.id, "failed", error="There is no reward model in this profile.")
@@ -300,12 +333,13 @@ async def _unverified(batch: Sequence[Verify]) -> AsyncIterator[Verified]:
         yield Verified(call.id, "failed", error="There is no verifier in this profile.")
 
 
-async def _items(handle: Handle, method: str, batch: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+async def _items(crew: _Crew, batch: tuple[AnyCall, ...], home: str) -> AsyncGenerator[Any, None]:
     """What the replica that takes the batch streams. Closed early, it cancels the batch there.
 
     Raises _LostError when the replica is lost.
     """
-    call = partial(handle.options(method_name=method, stream=True).remote, batch)
+    handle = crew.handle.options(method_name=crew.method, stream=True)
+    call = partial(handle.remote, batch, home=home)
     response = cast("DeploymentResponseGenerator[Any]", _detached(call))
     try:
         async for item in response:
@@ -335,13 +369,6 @@ def _summary(error: BaseException) -> str:
     """The first line of what happened: Ray's messages carry whole tracebacks."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def _shares(batch: Sequence[Item], replicas: int) -> Iterable[Sequence[Item]]:
-    """The batch in as many shares as there are replicas, or calls, none longer by two."""
-    count = min(replicas, len(batch))
-    for index in range(count):
-        yield batch[index * len(batch) // count : (index + 1) * len(batch) // count]
 
 
 async def _merged(streams: Sequence[AsyncIterator[Item]]) -> AsyncIterator[Item]:

@@ -1,8 +1,9 @@
 """Which replica a call goes to.
 
 Owns the choice alone; queues, retries and health are Ray Serve's. A call that names a replica
-goes to that one as long as it lives; any other goes to the replica that has the least of this
-caller's work, counted in requests of a batch, not in batches.
+goes to that one as long as it lives, and one that names a home goes there if that one answers; any
+other goes to the replica that has the least of this caller's work, counted in requests of a batch,
+not in batches.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 REPLICA = "replica"
 """The keyword argument by which a call names the replica that it must go to."""
+
+HOME = "home"
+"""The keyword argument by which a call names the replica that it should go to if that can be."""
 
 
 @dataclass(slots=True)
@@ -54,7 +58,9 @@ class EngineRouter(RequestRouter):
         for replica in candidate_replicas:
             if replica.replica_id.unique_id == named:
                 return [[replica]]
+        home = pending_request.kwargs.get(HOME)
         ranked = self._by_load(candidate_replicas)
+        ranked.sort(key=lambda replica: replica.replica_id.unique_id != home)
         if ranked:
             self._charge(ranked[0].replica_id, pending_request)
         return [[replica] for replica in ranked]

@@ -31,6 +31,9 @@ from workers.pool import ServePool
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+BLOCK = 32
+"""Tokens in a block of the KV cache on the CPU."""
+
 
 class TestServePool(PoolContract):
     """The contract, over two generators and a process reward model."""
@@ -75,6 +78,54 @@ async def test_a_shared_prompt_is_read_once_a_replica(pool: ServePool) -> None:
     assert all(one.cached_tokens >= 128 for one in ended)
     after = await grown(pool, before)
     assert after["cached_tokens"] == sum(one.cached_tokens for one in ended)
+
+
+async def test_children_go_where_their_parent_was_written(pool: ServePool) -> None:
+    """Calls that continue a node run on its replica, which reads only what no block of it has."""
+    roots, ended = await _grown_tree(pool, 8)
+    assert len({one.worker for one in ended.values()}) == 2
+    children = [
+        Generate(
+            fresh(),
+            (*root.prompt_ids, *ended[root.id].token_ids),
+            2,
+            seed=2,
+            branch=(*root.branch, place),
+        )
+        for root in roots
+        for place in range(2)
+    ]
+    written = await ends(pool.generate(tuple(children)))
+    for place, child in enumerate(children):
+        one = written[child.id]
+        assert one.worker == ended[roots[place // 2].id].worker
+        # The last token is always read, and of the others what makes no whole block.
+        assert one.cached_tokens == (len(child.prompt_ids) - 1) // BLOCK * BLOCK
+
+
+async def test_an_overloaded_replica_gives_branches_up(pool: ServePool) -> None:
+    """Of many children of one node, those run elsewhere that would leave another with nothing."""
+    (root,), ended = await _grown_tree(pool, 1)
+    token_ids = (*root.prompt_ids, *ended[root.id].token_ids)
+    branches = [(*root.branch, place) for place in range(40)]
+    batch = [Generate(fresh(), token_ids, 2, seed=2, branch=branch) for branch in branches]
+    written = await ends(pool.generate(tuple(batch)))
+    home = ended[root.id].worker
+    assert [written[call.id].worker == home for call in batch] == [True] * 28 + [False] * 12
+
+
+async def _grown_tree(pool: ServePool, count: int) -> tuple[list[Generate], dict[str, Generated]]:
+    """The first steps of a tree that nobody grew before, a block and more long, and their ends."""
+    name = fresh()
+    prompt = await pool.prepare((("user", f"{name}, what is it? " * 20),))
+    roots = [
+        Generate(fresh(), prompt.token_ids, 2 * BLOCK, seed=place, branch=(name, place))
+        for place in range(count)
+    ]
+    # Whoever takes calls is known from then on.
+    ask = await asking(pool)
+    await ends(pool.generate(tuple(ask(2) for _ in range(4))))
+    return roots, await ends(pool.generate(tuple(roots)))
 
 
 async def test_a_delimiter_within_a_token_keeps_the_token_whole(pool: ServePool) -> None:
