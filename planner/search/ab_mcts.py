@@ -101,12 +101,16 @@ class _AbMcts(Tree):
 
 
 class GaussianAbMcts(_AbMcts):
-    """Scores are Gaussian; the prior is a normal-inverse-chi-squared distribution."""
+    """Scores are Gaussian; the prior is a normal-inverse-chi-squared distribution.
+
+    As in the paper's equation 12, what is drawn has the variance sigma^2 / kappa: it is where the
+    mean score may lie, without the spread of single scores around that.
+    """
 
     def _draw(self, scores: _Scores, dice: random.Random) -> float:
         mean, strength, freedom, spread = gaussian(scores.count, scores.total, scores.squares)
         chi_squared = dice.gammavariate(freedom / 2, 2.0)
-        scale = sqrt(spread * (1 + 1 / strength))
+        scale = sqrt(spread / strength)
         return mean + scale * dice.gauss(0.0, 1.0) / sqrt(chi_squared / freedom)
 
 
