@@ -37,8 +37,9 @@ REQUIREMENTS = (RUNTIME, ROOT / "deploy" / "requirements-dev.txt")
 TORCH_INDEX = os.environ.get("LONGTHINK_TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
 
 # No resolver: it would bring CUDA builds in (see the `cpu` extra in pyproject.toml). Every pin has
-# a wheel, so nothing is ever compiled, and a release without one fails at once and by name.
-INSTALL = ("install", "--no-deps", "--only-binary", ":all:")
+# a wheel, so nothing is ever compiled, and a release without one fails at once and by name; but for
+# one that was only ever published as its source, which is four small files of Python.
+INSTALL = ("install", "--no-deps", "--only-binary", ":all:", "--no-binary", "AdaptiveConsistency")
 
 
 class SetupFailed(Exception):

@@ -118,11 +118,15 @@ class _AbMcts(Correcting):
 
 
 class GaussianAbMcts(_AbMcts):
-    """Scores are Gaussian; the prior is a normal-inverse-chi-squared distribution."""
+    """Scores are Gaussian; the prior is a normal-inverse-chi-squared distribution.
+
+    As in the paper's equation 12, what is drawn has the variance sigma^2 / kappa: it is where the
+    mean score may lie, without the spread of single scores around that.
+    """
 
     def _draw(self, scores: _Scores, dice: random.Random) -> float:
         mean, strength, freedom, spread = gaussian(scores.count, scores.total, scores.squares)
-        return mean + sqrt(spread * (1 + 1 / strength)) * student(freedom, dice)
+        return mean + sqrt(spread / strength) * student(freedom, dice)
 
 
 class BetaAbMcts(_AbMcts):
