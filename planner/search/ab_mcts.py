@@ -66,7 +66,7 @@ class _AbMcts(Correcting):
 
     @abstractmethod
     def _draw(self, scores: _Scores, dice: random.Random) -> float:
-        """A score from the posterior predictive distribution, given what was observed."""
+        """A score from the posterior distribution of the mean score, given what was observed."""
 
     def _refill(self) -> None:
         if self._exhausted or self._open >= self._most_open:
