@@ -92,7 +92,7 @@ def measure_both(options: argparse.Namespace) -> None:
     reasoner, prm = options.out / "reasoner", options.out / "prm"
     found = measure(reasoner, prm, options.queries, options.seed)
     how = (
-        f"{options.queries} test queries of each kind, seed {options.seed}, temperature 0.8, "
+        f"{options.queries} test queries of each kind, seed {options.seed}, temperature 0.8,\n"
         "16 candidates; shares of queries answered rightly."
     )
     cards.write_cards(reasoner, prm, found, how)
