@@ -445,8 +445,9 @@ class Driver:
         surplus = {task.id for task in self._search.surplus()}
         if surplus:
             self._abandon(surplus)
-            calls = [*self._flying.items(), *self._grading.items()]
-            self._cancel({call for call, one in calls if one.task.id in surplus})
+            flying = {call for call, one in self._flying.items() if one.task.id in surplus}
+            grading = {call for call, one in self._grading.items() if one.task.id in surplus}
+            self._cancel(flying | grading)
 
     def _cancel(self, calls: Collection[str]) -> None:
         """Cancel calls that run; what they made until then is still heard of.
