@@ -89,6 +89,8 @@ class Tally:
     0 where that gave none."""
     _new: list[str] = field(default_factory=list, compare=False)
     """Answers whose groups came to be since somebody last asked for them."""
+    _ungraded: dict[Path, str | None] = field(default_factory=dict, compare=False)
+    """What the candidates answer that have no grade yet, so that it isn't looked for twice."""
     _leader: Group | None = None
     _latest: Group | None = None
     _names: dict[str, str] = field(default_factory=dict)
@@ -107,7 +109,8 @@ class Tally:
                 self.partial = candidate
             return
         self.finished += 1
-        group = self._group(candidate)
+        answer = answer_given(candidate, code=self.code)
+        group = self._group(answer)
         group.count += 1
         if group.count == 1:
             group.first, group.best = candidate.path, candidate
@@ -116,6 +119,8 @@ class Tally:
             group._take(candidate)
         if candidate.score is not None:
             self._score(group, candidate.score)
+        else:
+            self._ungraded[candidate.path] = answer
         self._follow(group)
         if candidate.token_confidences:
             self._trust(group, own_confidence(candidate.token_confidences))
@@ -131,7 +136,11 @@ class Tally:
         """Count the grade of a candidate that was added without one."""
         if candidate.score is None or not candidate.finished:
             return
-        group = self._group(candidate)
+        if candidate.path in self._ungraded:
+            answer = self._ungraded.pop(candidate.path)
+        else:
+            answer = answer_given(candidate, code=self.code)
+        group = self._group(answer)
         self._score(group, candidate.score)
         group._take(candidate)
 
@@ -176,8 +185,7 @@ class Tally:
             self.groups[kept] = merged
         self._recount()
 
-    def _group(self, candidate: Candidate) -> Group:
-        answer = answer_given(candidate, code=self.code)
+    def _group(self, answer: str | None) -> Group:
         if answer is None:
             if self.silent is None:
                 self.silent = Group(None)

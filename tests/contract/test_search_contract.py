@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -207,3 +208,37 @@ def test_surplus_names_what_can_no_longer_matter(strategy: str) -> None:
         )
     assert under.done
     assert {task.id for task in under.surplus()} == {task.id for task in tasks}
+
+
+def calls_a_candidate(strategy: str, candidates: int) -> float:
+    """How many functions the planner calls for each candidate; results are as in `outcome_of`."""
+    case = Case(strategy, "weighted", "none", candidates, True, True, 7, 64, 0.0, False)
+    dice, calls = random.Random(7), 0
+    in_flight: list[Task] = []
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    under, done = case.search(), False
+    while not done:
+        place = dice.randrange(len(in_flight)) if in_flight else 0
+        told = [(in_flight[place], outcome_of(in_flight[place], 7, 0.0))] if in_flight else []
+        in_flight[place : place + 1] = []
+        sys.setprofile(count)
+        try:
+            for task, result in told:
+                under.tell(task, result)
+            under.surplus()
+            done = under.done
+            asked = under.ask(64 - len(in_flight))
+        finally:
+            sys.setprofile(None)
+        in_flight.extend(asked)
+    return calls / under.progress()[1]
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_a_candidate_costs_the_same_among_many(strategy: str) -> None:
+    """Eight times the candidates take hardly more of the planner for each of them."""
+    assert calls_a_candidate(strategy, 512) < 2 * calls_a_candidate(strategy, 64)
