@@ -172,25 +172,23 @@ async def test_every_end_token_of_the_model_ends_a_reply(pool: ServePool) -> Non
     """Those that only its generation config names do too; none of them is taken for a step."""
     prompt = await pool.prepare(QUESTION)
     words = checkpoints.tokenizer()
-    named = tuple(words.convert_tokens_to_ids([checkpoints.EOS, checkpoints.OTHER_END]))
+    named = tuple(words.encode(checkpoints.EOS + checkpoints.OTHER_END))
     assert prompt.end_ids == named
     step = int(words.encode("\n\n")[0])
     ask = await asking(pool)
     for more in ({}, {"delimiters": ("\n\n",)}):
-        ended = (
-            await ends(pool.generate(tuple(ask(200, seed=i, **more) for i in range(60))))
-        ).values()
+        batch = tuple(ask(200, seed=seed, **more) for seed in range(60))
+        ended = (await ends(pool.generate(batch))).values()
         stopped = [one.token_ids[-1] for one in ended if one.finish == "stop"]
         assert set(stopped) == set(named)
         stepped = [one.token_ids[-1] for one in ended if one.finish == "step"]
         assert set(stepped) == ({step} if more else set())
-        assert all(_said(one.token_ids) == one.text for one in ended if one.finish == "stop")
+        assert all(_said(one.token_ids).startswith(one.text) for one in ended)
 
 
 def _said(token_ids: Sequence[int]) -> str:
-    """What tokens say to a reader; one that isn't whole yet at the end says nothing."""
-    text = str(checkpoints.tokenizer().decode(list(token_ids), skip_special_tokens=True))
-    return text.rstrip("\ufffd")
+    """What tokens say to a reader."""
+    return str(checkpoints.tokenizer().decode(list(token_ids), skip_special_tokens=True))
 
 
 def _last_letters(
