@@ -18,10 +18,15 @@ from planner.forms import choice, fenced, is_choice, json_value
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*?)[ \t]*(\n|$)")
 _PHRASE = re.compile(r"\banswer(?:\s+is\s*:?|\s*[:=])[ \t]*(\S[^\n]*?)[ \t]*(\n|$)", re.IGNORECASE)
+_NUMBERS = re.compile(r"[-\d., ]+")
+_APART = re.compile(r", \d{3}(?!\d)")
 _LAST_NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 _MAX_EXPONENT = 64
 _MAX_DIGITS = 200
+_MAX_PLACES = 20
+"""Of a decimal; a number with more is written as a fraction. Programs print floats with up to 17
+digits, and such a number has to stay one that may stand for 1/3."""
 
 
 def extract(text: str, *, ended: bool = True) -> str | None:
@@ -61,7 +66,11 @@ def canonical(answer: str) -> str:
         return _write(value)
     if (letter := choice(plain)) is not None:
         return letter
-    return re.sub(r"\s*([,;:()\[\]{}=+*/^<>])\s*", r"\1", " ".join(plain.split())).casefold()
+    words = " ".join(plain.split()).casefold()
+    # Without its space such a comma would group thousands: 32, 349 isn't 32,349.
+    if _NUMBERS.fullmatch(words) and _APART.search(words):
+        return words
+    return re.sub(r"\s*([,;:()\[\]{}=+*/^<>])\s*", r"\1", words)
 
 
 def answer_of(text: str, *, ended: bool = True, code: bool = False) -> str | None:
@@ -98,7 +107,10 @@ def _unwrap(text: str) -> str:
     return text.strip().strip("*_`").rstrip(".").strip("*_` ")
 
 
-_MARKUP = re.compile(r"\\(?:left|right|displaystyle|,|;|!|:| )|\\[()\[\]]|^\$+|\$+$|\\(?=[%$#&])|~")
+# A double backslash ends a row of a matrix, and is no markup whatever follows it.
+_MARKUP = re.compile(
+    r"(\\\\)|\\(?:left|right|displaystyle|!\s*|,|;|:| )|\\[()\[\]]|^\$+|\$+$|\\(?=[%$#&])|~"
+)
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ATOM = re.compile(r"^[-+]?(?:[\d.,]+|[A-Za-z])$")
@@ -110,7 +122,7 @@ _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")
 def _strip_markup(answer: str) -> str:
     text = _unwrap(answer)
     text = _UNIT.sub("", text)
-    text = _MARKUP.sub("", text)
+    text = _MARKUP.sub(r"\1", text)
     text = _TEXT.sub(r"\1", text)
     text = _DEGREES.sub("", text)
     text = _NAMED.sub("", text.strip())
@@ -189,7 +201,7 @@ def _write(value: Fraction) -> str:
             rest //= prime
             count += 1
         places = max(places, count)
-    if rest != 1 or places > 12:
+    if rest != 1 or places > _MAX_PLACES:
         return f"{value.numerator}/{value.denominator}"
     digits = f"{abs(value.numerator) * 10**places // value.denominator:0{places + 1}d}"
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"

@@ -22,7 +22,7 @@ from planner.stopping import parse
 
 REWARDS = 1_500
 """Random lists of rewards, of each kind."""
-SEARCHES, WIDTH = 30, 40
+SEARCHES, WIDTH = 40, 32
 """Random searches, of each kind, and the decisions in each."""
 DRAWS = 3_000
 SIGMAS = 5

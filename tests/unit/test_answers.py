@@ -59,6 +59,9 @@ def test_cut_text_gives_only_what_is_complete(text: str, answer: str | None) -> 
         (("-3", "−3", "-3.0", "-6/2", "-$3"), "-3"),
         (("1 1/2", r"1\frac{1}{2}", "1.5", "3/2"), "1.5"),
         (("1/3", "2/6", r"\frac{1}{3}"), "1/3"),
+        (("0.3333333333333333", "0.33333333333333330"), "0.3333333333333333"),
+        (("32,349", r"32,\! 349"), "32349"),
+        ((r"[1 \\ 2]", r"[1 \\  2]"), r"[1 \\ 2]"),
         (("x = 5", "5", "5.", r"5\text{ cm}", r"5^\circ"), "5"),
         (("(1, 2)", "( 1,2 )", r"\left(1, 2\right)"), "(1,2)"),
         (("Paris", "paris", r"\text{Paris}", "**Paris**."), "paris"),
@@ -71,7 +74,15 @@ def test_forms_of_one_answer_are_one(forms: tuple[str, ...], written: str) -> No
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("0.333", "1/3"), ("1", "-1"), ("3 m", "3 cm"), ("1,2", "12"), ("2", "2/0"), ("A", "B")],
+    [
+        ("0.333", "1/3"),
+        ("1", "-1"),
+        ("3 m", "3 cm"),
+        ("1,2", "12"),
+        ("32, 349", "32,349"),
+        ("2", "2/0"),
+        ("A", "B"),
+    ],
 )
 def test_different_answers_stay_apart(one: str, other: str) -> None:
     """What isn't the same isn't made the same."""
