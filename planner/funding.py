@@ -7,7 +7,8 @@ one that needs more gets more once others have given back what they didn't need.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from planner.domain import Budget, Cost, Prices
 
@@ -16,7 +17,7 @@ _UNLIMITED = 1 << 40
 
 @dataclass(slots=True)
 class Lengths:
-    """How many completion tokens a whole candidate is likely to take: a running mean.
+    """How many completion tokens something is likely to take: a running mean.
 
     Until it has seen any it expects a quarter of `max_tokens`; old ones fade, so that it follows
     what is being asked.
@@ -26,13 +27,29 @@ class Lengths:
     fade: float = 0.05
 
     def saw(self, tokens: int) -> None:
-        """Learn from a candidate that ended by itself."""
+        """Learn from one that ended by itself."""
         self.mean = tokens if self.mean is None else self.mean + self.fade * (tokens - self.mean)
 
     def likely(self, max_tokens: int) -> int:
-        """The likely length of a candidate that may take `max_tokens`; at least 1."""
+        """The likely length of one that may take `max_tokens`; at least 1."""
         mean = max_tokens / 4 if self.mean is None else self.mean
         return max(1, min(max_tokens, round(mean)))
+
+
+@dataclass(slots=True)
+class Growths:
+    """The lengths of all that can be grown: whole candidates, and single steps of them."""
+
+    whole: Lengths = field(default_factory=Lengths)
+    step: Lengths = field(default_factory=Lengths)
+
+    def of(self, until: Literal["step", "end"]) -> Lengths:
+        """The lengths of what grows so far."""
+        return self.step if until == "step" else self.whole
+
+    def followed(self, fade: float) -> Growths:
+        """The same to begin with, from where they follow on by themselves."""
+        return Growths(Lengths(self.whole.mean, fade), Lengths(self.step.mean, fade))
 
 
 def affordable(left: Budget, prices: Prices, calls: int, prompt_tokens: int) -> int:

@@ -34,7 +34,7 @@ from planner.domain import (
     Verify,
 )
 from planner.errors import LedgerUnavailable
-from planner.funding import Lengths, first_instalments, next_instalment
+from planner.funding import Growths, first_instalments, next_instalment
 from planner.ports import Commit, Hold
 from planner.search import Search
 from planner.steps import AGGREGATES
@@ -98,7 +98,7 @@ class Driver:
         purse: Purse,
         trace: Trace,
         manner: Manner,
-        lengths: Lengths,
+        lengths: Growths,
         deadline: float | None,
         stream_tokens: bool = False,
     ) -> None:
@@ -115,7 +115,7 @@ class Driver:
         self._manner = manner
         self._all_lengths = lengths
         # What this query's own candidates take counts for more than what others' did.
-        self._lengths = Lengths(lengths.mean, fade=0.25)
+        self._lengths = lengths.followed(fade=0.25)
         self._deadline = deadline
         self._stream = stream_tokens
         self._ops = count()
@@ -281,15 +281,22 @@ class Driver:
                 self._tell(task, Result(task.id, "failed", error=one.made))
 
     async def _start_flights(self) -> None:
-        """Start as many new candidates as can be funded side by side."""
-        # What counts as no candidate needs none of those that are left.
-        judges = [flight for flight in self._unstarted.values() if not flight.task.counts]
-        left = replace(self._purse.left, candidates=None) if judges else self._purse.left
-        flights = judges or list(self._unstarted.values())
-        if not flights or self._waiting:
-            return
+        """Start as many as can be funded side by side, of each kind by itself."""
+        alike: dict[tuple[bool, str], list[Flight]] = {}
+        for flight in self._unstarted.values():
+            alike.setdefault((flight.task.counts, flight.task.until), []).append(flight)
+        for kind in sorted(alike):
+            if not self._waiting:
+                await self._start_alike(alike[kind])
+
+    async def _start_alike(self, flights: list[Flight]) -> None:
+        """The same for flights that are likely to take as much as each other."""
+        left = self._purse.left
+        if not flights[0].task.counts:
+            # What counts as no candidate needs none of those that are left.
+            left = replace(left, candidates=None)
         longest = max(flight.limit for flight in flights)
-        likely = self._lengths.likely(longest)
+        likely = max(map(self._likely, flights))
         started, tokens = first_instalments(
             left,
             self._manner.prices,
@@ -311,7 +318,7 @@ class Driver:
                 self._manner.prices,
                 prompt_tokens=flight.prompt_tokens,
                 missing=flight.missing,
-                likely=self._lengths.likely(flight.limit),
+                likely=self._likely(flight),
                 waiting=len(self._waiting),
                 alone=not self._flying,
             )
@@ -322,6 +329,9 @@ class Driver:
                 await self._send([flight])
             if self._waiting.pop(flight.task.id, None):
                 self._tell(flight.task, flight.result("done", Finish.BUDGET))
+
+    def _likely(self, flight: Flight) -> int:
+        return self._lengths.of(flight.task.until).likely(flight.limit)
 
     def _least(self, likely: int) -> int:
         """The fewest tokens that one more candidate is worth starting with.
@@ -368,9 +378,10 @@ class Driver:
         elif made.finish == "cancelled":
             self._tell(task, flight.result("cancelled", finish))
         else:
-            if finish is Finish.STOP and task.parent is None and task.counts:
-                self._lengths.saw(len(flight.token_ids))
-                self._all_lengths.saw(len(flight.token_ids))
+            step = task.until == "step" and finish in (Finish.STEP, Finish.STOP)
+            if step or (finish is Finish.STOP and task.parent is None and task.counts):
+                for lengths in (self._lengths, self._all_lengths):
+                    lengths.of(task.until).saw(len(flight.token_ids))
             self._tell(task, flight.result("done", finish))
 
     # Grading

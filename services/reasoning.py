@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from planner.domain import Budget, Cost, Outcome, Query, Stopped
 from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable
-from planner.funding import Lengths
+from planner.funding import Growths
 from planner.ports import Ledger
 from planner.search import begin
 from services.driver import Conclusion, Driver, Manner
@@ -70,7 +70,7 @@ class Reasoner:
         self._manner = manner
         self._presets = presets
         self._default_effort = default_effort
-        self._lengths = Lengths()
+        self._lengths = Growths()
         self._runs: dict[asyncio.Task[None], Run] = {}
 
     async def start(

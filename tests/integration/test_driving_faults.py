@@ -11,11 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from planner.domain import Budget, Sampling, Stopped
+from planner.effort import Options
 from planner.errors import InvalidOption, LedgerUnavailable
 from planner.ports import Account, Hold
 from services.driver import Manner
 from services.trace import Kind
-from tests.integration.reasoning_bench import PRICES, QUERY, Bench, told, wide
+from tests.integration.reasoning_bench import PRICES, QUERY, Bench, finished, told, wide
 from workers.fake import FakePool, Messages, Script
 from workers.messages import Generate, Prompt
 
@@ -258,3 +259,19 @@ async def test_what_waits_for_more_budget_is_kept_when_the_ledger_goes_away(
     assert sorted(asked) == sorted(event.data["id"] for event in told(events))
     assert reply.outcome.best is not None
     assert len(reply.outcome.best.text) >= 150
+
+
+async def test_steps_are_funded_as_steps(redis_client: Redis) -> None:
+    """A tree whose candidates fit its budget finishes them: a step holds no whole candidate's."""
+
+    def script(call: Generate) -> Script:
+        made = bytes(call.prompt_ids).rpartition(b"How many?\n")[2].count(b"\n")
+        return Script("x" * 19 + "\n" if made < 5 else "#### 7", seconds=0.001)
+
+    bench = Bench(redis_client, FakePool(script))
+    await bench.ask(wide())
+    options = Options(strategy="beam", budget=Budget(candidates=8, completion_tokens=8 * 106))
+    reply, events = await bench.ask(options)
+    assert len(finished(events)) == 8
+    assert max(len(event.data["tasks"]) for event in events if event.kind is Kind.ASKED) == 8
+    assert reply.outcome.stopped is not Stopped.BUDGET
