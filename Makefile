@@ -52,8 +52,9 @@ pins: setup ## pins: what is installed is what is pinned, and what is pinned is 
 fast-tests: setup
 	$(BIN)/python -m pytest $(PYTEST) $(FAST_TESTS)
 
-bench: setup ## measure, as ratios against the bare engine
-	$(BIN)/python -m pytest --timeout=1200 $(PYTEST) tests/bench
+bench: setup ## measure: the path, the pool, the ledger, the planner, the KV cache
+	set -e; for name in $(basename $(notdir $(wildcard tests/bench/*.py))); do \
+		$(BIN)/python -m tests.bench.$$name; done
 
 clean: ## remove the environment, the caches and what was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
