@@ -156,13 +156,20 @@ class Sampler:
 
         Where a stop string began within a token, what that says before it is tokenised anew.
         """
-        said, kept = 0, 0
-        for count, piece in enumerate(self._pieces(call), 1):
+        kept: list[int] = []
+        held: list[int] = []  # of a letter that isn't whole yet
+        said = 0
+        for token_id, piece in zip(call.token_ids, self._pieces(call), strict=True):
             if said + len(piece) > len(call.text):
                 break
-            if piece:  # a letter that isn't whole yet says nothing
-                said, kept = said + len(piece), count
-        return [*call.token_ids[:kept], *self.encode(call.text[said:])]
+            held.append(token_id)
+            if piece:
+                kept += held
+                held, said = [], said + len(piece)
+        rest = call.text[said:]
+        if self._tokenizer.decode(held, skip_special_tokens=True) != rest:
+            held = list(self.encode(rest))
+        return kept + held
 
     def _pieces(self, call: Sampling) -> Iterator[str]:
         """What each of its tokens adds to the text."""
