@@ -16,8 +16,9 @@ from fractions import Fraction
 from planner.forms import choice, fenced, is_choice, json_value
 
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
-_HASHES = re.compile(r"####[ \t]*(\S[^\n]*?)[ \t]*(\n|$)")
-_PHRASE = re.compile(r"\banswer(?:\s+is\s*:?|\s*[:=])[ \t]*(\S[^\n]*?)[ \t]*(\n|$)", re.IGNORECASE)
+_HASHES = re.compile(r"####[ \t]*+(\S[^\n]*)(\n|$)")
+# Nothing that is repeated is given back, or a run of spaces would be tried at every length.
+_PHRASE = re.compile(r"\banswer(?:\s++is\s*+:?+|\s*+[:=])[ \t]*+(\S[^\n]*)(\n|$)", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 _MAX_EXPONENT = 64
@@ -98,7 +99,7 @@ def _unwrap(text: str) -> str:
     return text.strip().strip("*_`").rstrip(".").strip("*_` ")
 
 
-_MARKUP = re.compile(r"\\(?:left|right|displaystyle|,|;|!|:| )|\\[()\[\]]|^\$+|\$+$|\\(?=[%$#&])|~")
+_MARKUP = re.compile(r"\\(?:left|right|displaystyle|,|;|!|:| )|\\[()\[\]]|\\(?=[%$#&])|~")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ATOM = re.compile(r"^[-+]?(?:[\d.,]+|[A-Za-z])$")
@@ -110,7 +111,7 @@ _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")
 def _strip_markup(answer: str) -> str:
     text = _unwrap(answer)
     text = _UNIT.sub("", text)
-    text = _MARKUP.sub("", text)
+    text = _MARKUP.sub("", text).strip("$")
     text = _TEXT.sub(r"\1", text)
     text = _DEGREES.sub("", text)
     text = _NAMED.sub("", text.strip())

@@ -21,6 +21,8 @@ from planner.answers import answer_of, canonical, extract
         ("#### 1\n#### 2\n", "2"),
         ("The answer is **42**.", "42"),
         ("Answer: 3/4", "3/4"),
+        ("#### 3 4 \t\nso", "3 4"),
+        ("The answer  is :  7  \n", "7"),
         ("Final answer: $1,250.", "$1,250"),
         ("We get 12 apples and so 30", "30"),
         ("That makes 1,234 in all.", "1,234"),
@@ -102,6 +104,12 @@ def test_fractions_agree_with_their_latex(top: int, bottom: int) -> None:
         "9" * 100_000,
         "1," * 50_000,
         "{" * 100_000,
+        f"answer: x{' ' * 50_000}y",
+        f"answer is{' ' * 50_000}\n",
+        f"answer{' ' * 50_000}",
+        f"#### x{' ' * 50_000}y",
+        f"####{' ' * 50_000}\n",
+        f"x{'$' * 50_000}x",
     ],
 )
 def test_hostile_text_is_read_quickly(text: str) -> None:
