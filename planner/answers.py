@@ -105,6 +105,7 @@ _FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))
 _ATOM = re.compile(r"^[-+]?(?:[\d.,]+|[A-Za-z])$")
 _NAMED = re.compile(r"^[A-Za-z]\w{0,2}\s*=\s*(?=[^=])")
 _UNIT = re.compile(r"(?<=[\d}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$")
+_SIGN = re.compile(r"(?<=^[-+])\s+(?=[\d.(])")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")
 
 
@@ -116,13 +117,16 @@ def _strip_markup(answer: str) -> str:
     text = _DEGREES.sub("", text)
     text = _NAMED.sub("", text.strip())
     text = _FRAC.sub(_inline_fraction, text)
-    return text.replace("−", "-").replace("\\times", "*").replace("\\cdot", "*").strip()
+    text = text.replace("−", "-").replace("\\times", "*").replace("\\cdot", "*").strip()
+    return _SIGN.sub("", text)
 
 
 def _inline_fraction(found: re.Match[str]) -> str:
     top, bottom = found.group(1) or found.group(2), found.group(3) or found.group(4)
     # A number before it makes a mixed number: 1\frac{1}{2} is 1 1/2.
-    return f" {_grouped(top)}/{_grouped(bottom)}"
+    before = found.string[max(0, found.start() - 1) : found.start()]
+    gap = " " if before.isalnum() else ""
+    return f"{gap}{_grouped(top)}/{_grouped(bottom)}"
 
 
 def _grouped(part: str | None) -> str:

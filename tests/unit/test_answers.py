@@ -59,6 +59,12 @@ def test_cut_text_gives_only_what_is_complete(text: str, answer: str | None) -> 
         ),
         (("1234", "1,234", "$1,234", "1234.0", "1.234e3", r"1.234 \times 10^{3}", "+1234"), "1234"),
         (("-3", "−3", "-3.0", "-6/2", "-$3"), "-3"),
+        (("- 3", "− 3", "-3"), "-3"),
+        (("-1/2", r"-\frac{1}{2}", r"- \frac12", r"−\dfrac{1}{2}", r"$-\frac12$"), "-0.5"),
+        (("+0.5", r"+\frac12", "+ 1/2", r"x = +\frac{1}{2}"), "0.5"),
+        (("-x/2", r"-\frac{x}{2}"), "-x/2"),
+        (("(-1/2,3)", r"(-\frac12, 3)"), "(-1/2,3)"),
+        (("-1 1/2", r"-1\frac12", "-1.5"), "-1.5"),
         (("1 1/2", r"1\frac{1}{2}", "1.5", "3/2"), "1.5"),
         (("1/3", "2/6", r"\frac{1}{3}"), "1/3"),
         (("x = 5", "5", "5.", r"5\text{ cm}", r"5^\circ"), "5"),
@@ -90,8 +96,11 @@ def test_canonical_is_stable(text: str) -> None:
 
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**4))
 def test_fractions_agree_with_their_latex(top: int, bottom: int) -> None:
-    """a/b and its LaTeX form are one answer."""
-    assert canonical(f"{top}/{bottom}") == canonical(rf"\frac{{{top}}}{{{bottom}}}")
+    """a/b and its LaTeX form are one answer, wherever the sign stands."""
+    plain = canonical(f"{top}/{bottom}")
+    sign = "-" if top < 0 else ""
+    assert plain == canonical(rf"\frac{{{top}}}{{{bottom}}}")
+    assert plain == canonical(rf"{sign}\frac{{{abs(top)}}}{{{bottom}}}")
 
 
 @pytest.mark.parametrize(
