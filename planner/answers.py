@@ -19,7 +19,10 @@ _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
 _HASHES = re.compile(r"####[ \t]*+(\S[^\n]*)(\n|$)")
 # Nothing that is repeated is given back, or a run of spaces would be tried at every length.
 _PHRASE = re.compile(r"\banswer(?:\s++is\s*+:?+|\s*+[:=])[ \t]*+(\S[^\n]*)(\n|$)", re.IGNORECASE)
-_LAST_NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+_LAST_NUMBER = re.compile(
+    # After a digit, a letter or a parenthesis it is no sign but a minus or a dash.
+    r"(?:(?<![\w)])[-+−])?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+|[eE][-+]?\d+\b)?%?"
+)
 
 _MAX_EXPONENT = 64
 _MAX_DIGITS = 200
@@ -105,6 +108,7 @@ _FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))
 _ATOM = re.compile(r"^[-+]?(?:[\d.,]+|[A-Za-z])$")
 _NAMED = re.compile(r"^[A-Za-z]\w{0,2}\s*=\s*(?=[^=])")
 _UNIT = re.compile(r"(?<=[\d}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$")
+_INLINE = re.compile(r"(?<!\\)\$([^$]*[^$\\])\$")
 _SIGN = re.compile(r"(?<=^[-+])\s+(?=[\d.(])")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")
 
@@ -112,7 +116,7 @@ _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")
 def _strip_markup(answer: str) -> str:
     text = _unwrap(answer)
     text = _UNIT.sub("", text)
-    text = _MARKUP.sub("", text).strip("$")
+    text = _MARKUP.sub("", _INLINE.sub(r"\1", text)).strip("$").replace("{,}", ",")
     text = _TEXT.sub(r"\1", text)
     text = _DEGREES.sub("", text)
     text = _NAMED.sub("", text.strip())
