@@ -16,11 +16,15 @@ from fractions import Fraction
 from planner.forms import choice, fenced, is_choice, json_value
 
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
-_HASHES = re.compile(r"####[ \t]*(\S[^\n]*?)[ \t]*(\n|$)")
-_PHRASE = re.compile(r"\banswer(?:\s+is\s*:?|\s*[:=])[ \t]*(\S[^\n]*?)[ \t]*(\n|$)", re.IGNORECASE)
+_HASHES = re.compile(r"####[ \t]*+(\S[^\n]*)(\n|$)")
+# Nothing that is repeated is given back, or a run of spaces would be tried at every length.
+_PHRASE = re.compile(r"\banswer(?:\s++is\s*+:?+|\s*+[:=])[ \t]*+(\S[^\n]*)(\n|$)", re.IGNORECASE)
 _NUMBERS = re.compile(r"[-\d., ]+")
 _APART = re.compile(r", \d{3}(?!\d)")
-_LAST_NUMBER = re.compile(r"[-+]?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+_LAST_NUMBER = re.compile(
+    # After a digit, a letter or a parenthesis it is no sign but a minus or a dash.
+    r"(?:(?<![\w)])[-+−])?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+|[eE][-+]?\d+\b)?%?"
+)
 
 _MAX_EXPONENT = 64
 _MAX_DIGITS = 200
@@ -108,32 +112,35 @@ def _unwrap(text: str) -> str:
 
 
 # A double backslash ends a row of a matrix, and is no markup whatever follows it.
-_MARKUP = re.compile(
-    r"(\\\\)|\\(?:left|right|displaystyle|!\s*|,|;|:| )|\\[()\[\]]|^\$+|\$+$|\\(?=[%$#&])|~"
-)
+_MARKUP = re.compile(r"(\\\\)|\\(?:left|right|displaystyle|!\s*|,|;|:| )|\\[()\[\]]|\\(?=[%$#&])|~")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ATOM = re.compile(r"^[-+]?(?:[\d.,]+|[A-Za-z])$")
 _NAMED = re.compile(r"^[A-Za-z]\w{0,2}\s*=\s*(?=[^=])")
 _UNIT = re.compile(r"(?<=[\d}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$")
+_INLINE = re.compile(r"(?<!\\)\$([^$]*[^$\\])\$")
+_SIGN = re.compile(r"(?<=^[-+])\s+(?=[\d.(])")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")
 
 
 def _strip_markup(answer: str) -> str:
     text = _unwrap(answer)
     text = _UNIT.sub("", text)
-    text = _MARKUP.sub(r"\1", text)
+    text = _MARKUP.sub(r"\1", _INLINE.sub(r"\1", text)).strip("$").replace("{,}", ",")
     text = _TEXT.sub(r"\1", text)
     text = _DEGREES.sub("", text)
     text = _NAMED.sub("", text.strip())
     text = _FRAC.sub(_inline_fraction, text)
-    return text.replace("−", "-").replace("\\times", "*").replace("\\cdot", "*").strip()
+    text = text.replace("−", "-").replace("\\times", "*").replace("\\cdot", "*").strip()
+    return _SIGN.sub("", text)
 
 
 def _inline_fraction(found: re.Match[str]) -> str:
     top, bottom = found.group(1) or found.group(2), found.group(3) or found.group(4)
     # A number before it makes a mixed number: 1\frac{1}{2} is 1 1/2.
-    return f" {_grouped(top)}/{_grouped(bottom)}"
+    before = found.string[max(0, found.start() - 1) : found.start()]
+    gap = " " if before.isalnum() else ""
+    return f"{gap}{_grouped(top)}/{_grouped(bottom)}"
 
 
 def _grouped(part: str | None) -> str:

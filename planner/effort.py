@@ -66,7 +66,7 @@ def settle(
 
     Names are checked by the registries that know them, when the search is made. A request that
     names its strategy gets exactly that: no stopping rule it didn't ask for but `certain`, which
-    can't change an answer.
+    can't change an answer. One that wants several answers gets no rule but one that it asked for.
     """
     word = options.effort or default
     if word not in presets:
@@ -80,6 +80,9 @@ def settle(
         selector, stop = preset.selector, preset.stop
     else:
         selector, stop = _SELECTOR_OF.get(strategy, preset.selector), "certain"
+    if options.answers > 1:
+        # Rules ask whether the first answer may change. The others are better for every candidate.
+        stop = "none"
     candidates = options.budget.candidates
     if candidates is None:
         candidates = max(preset.candidates, options.answers)

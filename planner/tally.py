@@ -5,12 +5,14 @@ answers that turn out to be one takes time in proportion to the answers. The sam
 in whatever order candidates come and answers are merged; `streak` alone tells of the order.
 
 A candidate counts as often as it is added: one that a strategy has copied votes once for each copy.
+A score or a confidence that is no finite number is none: it would outweigh, or spoil, all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 
 from planner.answers import answer_of, canonical
 from planner.confidence import own_confidence
@@ -108,6 +110,8 @@ class Tally:
             if self.partial is None or _longer(candidate, self.partial):
                 self.partial = candidate
             return
+        if candidate.score is not None and not isfinite(candidate.score):
+            candidate = replace(candidate, score=None)
         self.finished += 1
         answer = answer_given(candidate, code=self.code)
         group = self._group(answer)
@@ -134,7 +138,7 @@ class Tally:
 
     def grade(self, candidate: Candidate) -> None:
         """Count the grade of a candidate that was added without one."""
-        if candidate.score is None or not candidate.finished:
+        if candidate.score is None or not isfinite(candidate.score) or not candidate.finished:
             return
         if candidate.path in self._ungraded:
             answer = self._ungraded.pop(candidate.path)
@@ -209,6 +213,8 @@ class Tally:
         self._latest = group
 
     def _trust(self, group: Group, confidence: float) -> None:
+        if not isfinite(confidence):
+            return
         self.confident += 1
         self.confidence_sum += confidence
         group.confident += 1

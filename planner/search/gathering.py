@@ -2,6 +2,7 @@
 
 Answers that are new to the tally are compared with the others wherever they could be the same in
 another form; one comparison is in flight at a time, and a search isn't done before it has ended.
+Nor does a rule say anything while answers await comparison: the votes may not be what they seem.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class Gathering(Search):
     def _tell(self, task: Task, result: Result) -> None:
         """How any other task has ended, see `tell`."""
 
+    @abstractmethod
+    def _verdict(self) -> Stopped | None:
+        """What the stopping rules say of the votes so far."""
+
     @property
     @abstractmethod
     def _complete(self) -> bool:
@@ -58,10 +63,17 @@ class Gathering(Search):
                     self._tally.merge(first, other)
             self._comparisons.answered(task, self._tally.name)
             self._remarks_on_answers += result.notes
+        if self._stopped is None and self._compared:
+            self._stopped = self._verdict()
+
+    @property
+    def _compared(self) -> bool:
+        """Whether it is known of all answers so far which of them are one."""
+        return self._comparing is None and not self._comparisons.due
 
     @property
     def done(self) -> bool:
-        return self._comparing is None and self._complete and not self._comparisons.due
+        return self._compared and self._complete
 
     @property
     def stopped(self) -> Stopped | None:

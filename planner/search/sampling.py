@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from planner.domain import Candidate, Expand, Grade, Result, Task
+from planner.domain import Candidate, Expand, Grade, Result, Stopped, Task
 from planner.search.base import Setup
 from planner.search.gathering import Gathering
 from planner.stopping import View
@@ -53,8 +53,9 @@ class Sampling(Gathering):
             return
         elif result.candidate is not None and result.status == "done":
             self._tally.grade(result.candidate)
-        if self._stopped is None:
-            self._stopped = self.setup.stop.verdict(self._view())
+
+    def _verdict(self) -> Stopped | None:
+        return self.setup.stop.verdict(self._view())
 
     def surplus(self) -> Sequence[Task]:
         return () if self._stopped is None else tuple(self._sampling.values())

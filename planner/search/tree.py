@@ -83,18 +83,19 @@ class Tree(Gathering):
             tasks.append(task)
         return tasks
 
+    def tell(self, task: Task, result: Result) -> None:
+        was_over = self._over
+        super().tell(task, result)
+        if self._over and not was_over:
+            self._waiting = deque(task for task in self._waiting if _counts(task))
+
     def _tell(self, task: Task, result: Result) -> None:
         if self._flying_like(task).pop(task.id, None) is None:
             return
-        was_over = self._over
         if isinstance(task, Expand):
             self._tell_growth(task, result)
         elif isinstance(task, Grade):
             self._tell_grade(task, result)
-        if self._stopped is None:
-            self._stopped = self._verdict()
-        if self._over and not was_over:
-            self._waiting = deque(task for task in self._waiting if _counts(task))
 
     def _tell_growth(self, task: Expand, result: Result) -> None:
         node = result.candidate
@@ -145,7 +146,6 @@ class Tree(Gathering):
         return self._stopped is not None or self._tally.finished >= self.setup.candidates
 
     def _verdict(self) -> Stopped | None:
-        """What the stopping rules say of the votes so far."""
         remaining = self._remaining + self._ungraded
         return self.setup.stop.verdict(View(self._tally, self.setup.selector, remaining))
 

@@ -130,9 +130,10 @@ def parse(text: str) -> Stop:
         if name in ALWAYS and not colon:
             continue
         if name not in RULES:
-            known = ", ".join([*ALWAYS, *RULES, "none"])
+            known = ", ".join([*ALWAYS, *RULES])
             raise InvalidOption(
-                f"stop must be made of {known}, joined by '+', not {part!r}.", "longthink.stop"
+                f"stop must be made of {known}, joined by '+', or be none alone, not {text!r}.",
+                "longthink.stop",
             )
         try:
             rules.append(RULES[name](setting if colon else None))

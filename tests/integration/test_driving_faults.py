@@ -263,7 +263,6 @@ async def test_what_waits_for_more_budget_is_kept_when_the_ledger_goes_away(
 
 async def test_steps_are_funded_as_steps(redis_client: Redis) -> None:
     """A tree whose candidates fit its budget finishes them: a step holds no whole candidate's."""
-
     whole = ("x" * 19 + "\n") * 5 + "#### 7"
 
     def script(call: Generate) -> Script:

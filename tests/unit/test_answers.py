@@ -21,9 +21,22 @@ from planner.answers import answer_of, canonical, extract
         ("#### 1\n#### 2\n", "2"),
         ("The answer is **42**.", "42"),
         ("Answer: 3/4", "3/4"),
+        ("#### 3 4 \t\nso", "3 4"),
+        ("The answer  is :  7  \n", "7"),
         ("Final answer: $1,250.", "$1,250"),
         ("We get 12 apples and so 30", "30"),
         ("That makes 1,234 in all.", "1,234"),
+        ("So there are 1e5", "1e5"),
+        ("which is 1.5e3.", "1.5e3"),
+        ("which is 2E-3%", "2E-3%"),
+        ("It took 3 e5", "5"),
+        ("That is 10-5", "5"),
+        ("from f(x)-5", "5"),
+        ("on 2024-05-17", "17"),
+        ("so it is -5", "-5"),
+        ("so x=−5", "−5"),
+        ("so it is $-5$", "-5"),
+        ("so it is -$5", "-$5"),
         ("I don't know", None),
         ("", None),
     ],
@@ -56,7 +69,17 @@ def test_cut_text_gives_only_what_is_complete(text: str, answer: str | None) -> 
             "0.5",
         ),
         (("1234", "1,234", "$1,234", "1234.0", "1.234e3", r"1.234 \times 10^{3}", "+1234"), "1234"),
+        (("1{,}000", "1,000", r"1,\!000", "$1{,}000$", r"\$1{,}000"), "1000"),
+        (("$42$ dollars", "42 dollars", r"\(42\) dollars"), "42 dollars"),
+        (("$x$ and $y$", "x and y"), "x and y"),
+        (("$\\$5$", r"\$5", "$5", "$5$"), "5"),
         (("-3", "−3", "-3.0", "-6/2", "-$3"), "-3"),
+        (("- 3", "− 3", "-3"), "-3"),
+        (("-1/2", r"-\frac{1}{2}", r"- \frac12", r"−\dfrac{1}{2}", r"$-\frac12$"), "-0.5"),
+        (("+0.5", r"+\frac12", "+ 1/2", r"x = +\frac{1}{2}"), "0.5"),
+        (("-x/2", r"-\frac{x}{2}"), "-x/2"),
+        (("(-1/2,3)", r"(-\frac12, 3)"), "(-1/2,3)"),
+        (("-1 1/2", r"-1\frac12", "-1.5"), "-1.5"),
         (("1 1/2", r"1\frac{1}{2}", "1.5", "3/2"), "1.5"),
         (("1/3", "2/6", r"\frac{1}{3}"), "1/3"),
         (("0.3333333333333333", "0.33333333333333330"), "0.3333333333333333"),
@@ -99,8 +122,11 @@ def test_canonical_is_stable(text: str) -> None:
 
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**4))
 def test_fractions_agree_with_their_latex(top: int, bottom: int) -> None:
-    """a/b and its LaTeX form are one answer."""
-    assert canonical(f"{top}/{bottom}") == canonical(rf"\frac{{{top}}}{{{bottom}}}")
+    """a/b and its LaTeX form are one answer, wherever the sign stands."""
+    plain = canonical(f"{top}/{bottom}")
+    sign = "-" if top < 0 else ""
+    assert plain == canonical(rf"\frac{{{top}}}{{{bottom}}}")
+    assert plain == canonical(rf"{sign}\frac{{{abs(top)}}}{{{bottom}}}")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +139,14 @@ def test_fractions_agree_with_their_latex(top: int, bottom: int) -> None:
         "9" * 100_000,
         "1," * 50_000,
         "{" * 100_000,
+        f"answer: x{' ' * 50_000}y",
+        f"answer is{' ' * 50_000}\n",
+        f"answer{' ' * 50_000}",
+        f"#### x{' ' * 50_000}y",
+        f"####{' ' * 50_000}\n",
+        f"x{'$' * 50_000}x",
+        f"${'x' * 50_000}",
+        "$x\\" * 20_000,
     ],
 )
 def test_hostile_text_is_read_quickly(text: str) -> None:

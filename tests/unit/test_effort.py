@@ -42,6 +42,14 @@ def test_answers_asked_for_widen_the_search() -> None:
     assert settle(Options(effort="minimal", answers=9)).candidates == 9
 
 
+def test_several_answers_are_drawn_to_the_end() -> None:
+    """A rule that stops at a clear lead would leave no second answer; one asked for still holds."""
+    assert settle(Options(answers=3)).stop == "none"
+    assert settle(Options(strategy="beam", answers=3)).stop == "none"
+    assert settle(Options(answers=3, stop="beta:0.9")).stop == "beta:0.9"
+    assert settle(Options(answers=1)).stop == PRESETS["medium"].stop
+
+
 def test_unknown_word_is_refused_by_name() -> None:
     """The error names the field and what it may be."""
     with pytest.raises(InvalidOption, match="none, minimal, low") as caught:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 from hypothesis import given
@@ -68,6 +70,35 @@ def test_without_scores_the_majority_decides_and_the_reply_says_so(name: str) ->
     chosen = selector(name).choose(tally)
     assert chosen.ranked[0].answer == "2"
     assert "fell back to majority" in chosen.notes[0]
+
+
+def measured(name: str, values: Sequence[float | None], *, later: bool) -> Tally:
+    """Candidates for 1, 2 and 2 with what this selector goes by, graded as they come or later."""
+    tally = Tally()
+    for index, (answer, value) in enumerate(zip("122", values, strict=True)):
+        one = candidate(index, answer)
+        sure = () if value is None else (value,) * 16
+        whole = replace(one, token_confidences=sure) if name == "confidence" else one
+        graded = whole if name == "confidence" else replace(whole, score=value)
+        tally.add(whole if later else graded)
+        if later:
+            tally.grade(graded)
+    return tally
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("odd", [nan, inf, -inf])
+@pytest.mark.parametrize("name", ["weighted", "best", "confidence"])
+def test_what_is_no_number_counts_as_none(name: str, odd: float, later: bool) -> None:
+    """One odd score leaves the choice to the others; where all are odd, the majority has it."""
+    chosen = selector(name).choose(measured(name, (0.9, odd, 0.2), later=later))
+    without = selector(name).choose(measured(name, (0.9, None, 0.2), later=later))
+    assert [group.vote() for group in chosen.ranked] == [group.vote() for group in without.ranked]
+    assert chosen.confidence == without.confidence
+    assert chosen.ranked[0].answer == "1"
+    all_odd = selector(name).choose(measured(name, (odd, odd, odd), later=later))
+    assert all_odd.ranked[0].answer == "2"
+    assert "fell back to majority" in all_odd.notes[0]
 
 
 @pytest.mark.parametrize("name", sorted(SELECTORS))

@@ -116,3 +116,12 @@ def test_wrong_rule_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidOption) as caught:
         parse(text)
     assert caught.value.param == "longthink.stop"
+
+
+def test_none_is_not_offered_as_a_part() -> None:
+    """What may be joined and what stands alone are told apart, so nothing refused is offered."""
+    with pytest.raises(InvalidOption, match=r"none alone, not 'none\+beta'") as caught:
+        parse("none+beta")
+    parts = str(caught.value).partition("made of ")[2].partition(", joined by")[0].split(", ")
+    assert parse("+".join(parts)).rules
+    assert "none" not in parts
