@@ -26,6 +26,9 @@ REFERENCE = "reference"
 ENV_PREFIX = "LONGTHINK_"
 """What the name of a setting's environment variable starts with: LONGTHINK_SERVICE__PORT."""
 
+MOST_CANDIDATES = 4096
+"""No request may ask for more: a search makes a task for each of a level's candidates at once."""
+
 EffortWord: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
@@ -271,7 +274,7 @@ class EffortSettings(Section):
     stop: str | None = None
     """When enough is enough."""
 
-    candidates: Positive | None = None
+    candidates: Annotated[int, Field(gt=0, le=MOST_CANDIDATES)] | None = None
     """How many candidates at most."""
 
     def over(self, shipped: Preset) -> Preset:

@@ -56,9 +56,12 @@ def test_candidates_worth_are_told_from_candidates() -> None:
     assert [one.worth for one in compared] == [False, False, True, True]
 
 
-@pytest.mark.parametrize(("candidates", "budgets"), [([0], []), ([], [0]), ([4], [-1]), ([], [])])
-def test_there_is_no_budget_for_nothing(candidates: list[int], budgets: list[int]) -> None:
-    """A number of candidates, or of candidates' worth, is 1 or more, and there is at least one."""
+@pytest.mark.parametrize(
+    ("candidates", "budgets"),
+    [([0], []), ([], [0]), ([4], [-1]), ([], []), ([4097], []), ([], [4097])],
+)
+def test_a_budget_is_one_that_a_request_may_have(candidates: list[int], budgets: list[int]) -> None:
+    """A number of candidates, or of their worth, is 1 to 4096, and there is at least one."""
     with pytest.raises(InvalidOption, match="number of candidates"):
         variants(["majority"], candidates, budgets)
 
@@ -71,6 +74,7 @@ def test_there_is_no_budget_for_nothing(candidates: list[int], budgets: list[int
         ("ab_mcts", 16, {"candidates": 64, "completion_tokens": 1602}),
         ("beam", 16, {"candidates": 12, "completion_tokens": 1602}),
         ("rebase", 2, {"candidates": 2, "completion_tokens": 200}),
+        ("majority", 4000, {"candidates": 4096, "completion_tokens": 400400}),
         ("majority", 1, {"candidates": 1}),
         ("beam", 1, {"candidates": 1}),
     ],

@@ -115,6 +115,7 @@ def test_variables_of_kubernetes_are_left_alone() -> None:
         ("[efforts.hihg]\ncandidates = 1", "efforts.hihg: no such setting; did you mean"),
         ("[efforts.high]\nwidth = 1", "efforts.high.width: no such setting."),
         ("[service]\nport = 99999", "service.port: Input should be less than or equal to 65535."),
+        ("[efforts.max]\ncandidates = 4097", "should be less than or equal to 4096."),
         ("service = 1", "service: Input should be a valid dictionary"),
         ("[service\n", "not a TOML file"),
     ],
