@@ -131,7 +131,19 @@ def test_other_line_ends_within_a_text_end_no_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["[]", "3", '{"question": "a"}', '{"question": 1, "answer": 2}', "{", '{"answer": "a"}']
+    "line",
+    [
+        "[]",
+        "3",
+        '{"question": "a"}',
+        '{"question": 1, "answer": 2}',
+        "{",
+        '{"answer": "a"}',
+        '{"question": "a", "answer": true}',
+        '{"question": "a", "answer": ' + "9" * 5_000 + "}",
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:40],
 )
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str) -> None:
     """A file that can't be read as questions says in which line."""
@@ -204,14 +216,58 @@ def test_results_of_nobody_knows_what_are_left_alone(tmp_path: Path) -> None:
         pass
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", [b'{"variant": "x"}', b'"\xff"', b"[" * 100_000, b"7"], ids=lambda line: line[:20]
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     """A whole line that is no record is an error, not something to skip."""
     with opened(tmp_path, {}) as results:
         results.add(RECORD)
-    with (tmp_path / "results.jsonl").open("a") as file:
-        file.write('{"variant": "x"}\n')
+    with (tmp_path / "results.jsonl").open("ab") as file:
+        file.write(line + b"\n")
     with pytest.raises(ResultsError, match="line 2: isn't a record"), opened(tmp_path, {}):
         pass
+
+
+DAMAGED = [b"", b'{"seed": ', b"[]", b"\xff", b"[" * 100_000]
+"""What may be left of a file that says an object."""
+
+
+@pytest.mark.parametrize("left", DAMAGED, ids=lambda left: left[:10])
+def test_a_damaged_configuration_is_named(tmp_path: Path, left: bytes) -> None:
+    """Where nobody can tell what a folder measures, it is refused with the file's name."""
+    with opened(tmp_path, {"seed": 1}) as results:
+        results.add(RECORD)
+    (tmp_path / "run.json").write_bytes(left)
+    refused = pytest.raises(ResultsError, match=r"run\.json: isn't .* another folder")
+    with refused, opened(tmp_path, {"seed": 1}):
+        pass
+
+
+@pytest.mark.parametrize("left", [*DAMAGED, b'{"tokens": []}'], ids=lambda left: left[:10])
+def test_a_damaged_figure_is_named(tmp_path: Path, left: bytes) -> None:
+    """A figure that can't be read isn't found anew: other replies were asked for by the old one."""
+    with opened(tmp_path, {}) as results:
+        (tmp_path / "settled.json").write_bytes(left)
+        with pytest.raises(ResultsError, match=r"settled\.json: .*isn't "):
+            results.settled("tokens", lambda: 1.5)
+
+
+def test_a_configuration_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash while it is written leaves a folder that the same command can use."""
+
+    def full(path: Path, text: str, encoding: str) -> int:
+        path.write_bytes(text.encode(encoding)[:5])
+        raise OSError("no space left")
+
+    with monkeypatch.context() as crash:
+        crash.setattr(Path, "write_text", full)
+        with pytest.raises(ResultsError, match="no space left"), opened(tmp_path, {"seed": 1}):
+            pass
+    with opened(tmp_path, {"seed": 1}) as results:
+        assert results.variants == ()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
