@@ -179,7 +179,7 @@ class Service:
             port = settings.service.port or _free_port(settings.service.host)
             handle = parts.enter_context(_Application(settings, redis_url, port)).handle
             parts.callback(_drain, handle, settings.service.grace_seconds)
-            return cls(settings, f"http://{settings.service.host}:{port}", parts.pop_all())
+            return cls(settings, settings.service.url(port), parts.pop_all())
         raise AssertionError("unreachable")
 
     def wait(self) -> None:

@@ -13,10 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from planner.domain import Prices
 from planner.effort import PRESETS, Preset
+from planner.errors import InvalidOption
+from planner.search import STRATEGIES
+from planner.selection import selector
+from planner.stopping import parse
 from workers.options import GeneratorOptions, RewardOptions
 from workers.reference import PRM, REASONER, STEP_TAG
 
@@ -32,12 +43,24 @@ MOST_CANDIDATES = 4096
 EffortWord: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+Price: TypeAlias = Annotated[float, Field(ge=0, le=10_000)]
 
 
 class Section(BaseModel):
     """One table of the profile."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """What a variable says is text, so numbers are read leniently: true would count as 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError(f"Input should not be {str(value).lower()}")
+        return value
 
 
 class ServiceSettings(Section):
@@ -66,6 +89,11 @@ class ServiceSettings(Section):
 
     log_format: Literal["text", "json"] = "text"
     """Log lines for people, or one JSON object a line."""
+
+    def url(self, port: int) -> str:
+        """Where the service is, if it listens on this port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}"
 
     @field_validator("host")
     @classmethod
@@ -252,13 +280,13 @@ class RewardSettings(EngineSettings):
 class PriceSettings(Section):
     """What a request is charged, in US dollars per million tokens; what budgets in usd mean."""
 
-    prompt: NotNegative = 0.05
+    prompt: Price = 0.05
     """Price of a million tokens of prompts, over all branches."""
 
-    completion: NotNegative = 0.20
+    completion: Price = 0.20
     """Price of a million tokens generated, over all branches."""
 
-    reward: NotNegative = 0.05
+    reward: Price = 0.05
     """Price of a million tokens read by reward models."""
 
 
@@ -276,6 +304,23 @@ class EffortSettings(Section):
 
     candidates: Annotated[int, Field(gt=0, le=MOST_CANDIDATES)] | None = None
     """How many candidates at most."""
+
+    @field_validator("strategy")
+    @classmethod
+    def _strategy_is_known(cls, strategy: str | None) -> str | None:
+        if strategy is not None and strategy not in STRATEGIES:
+            raise ValueError(f"must be one of {', '.join(STRATEGIES)}, not {strategy!r}")
+        return strategy
+
+    @field_validator("selector", "stop")
+    @classmethod
+    def _name_is_known(cls, said: str | None, info: ValidationInfo) -> str | None:
+        if said is not None:
+            try:
+                _ = selector(said) if info.field_name == "selector" else parse(said)
+            except InvalidOption as error:
+                raise ValueError(str(error).rstrip(".")) from error
+        return said
 
     def over(self, shipped: Preset) -> Preset:
         """The preset with what is said here put over it."""

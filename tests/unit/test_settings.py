@@ -116,6 +116,14 @@ def test_variables_of_kubernetes_are_left_alone() -> None:
         ("[efforts.high]\nwidth = 1", "efforts.high.width: no such setting."),
         ("[service]\nport = 99999", "service.port: Input should be less than or equal to 65535."),
         ("[efforts.max]\ncandidates = 4097", "should be less than or equal to 4096."),
+        ("[efforts.high]\nstrategy = 'magic'", "efforts.high.strategy: must be one of single,"),
+        ("[efforts.high]\nselector = 'x'", "selector must be one of majority,"),
+        ("[efforts.high]\nstop = 'beta:2'", "stop 'beta:2': its threshold must be between"),
+        ("[service]\nport = true", "service.port: Input should not be true."),
+        ("[generator]\nreplicas = true", "generator.replicas: Input should not be true."),
+        ("[service]\ngrace_seconds = inf", "grace_seconds: Input should be a finite number."),
+        ("[prices]\nprompt = nan", "prices.prompt: Input should be a finite number."),
+        ("[prices]\nprompt = 1e5", "prices.prompt: Input should be less than or equal to 10000."),
         ("service = 1", "service: Input should be a valid dictionary"),
         ("[service\n", "not a TOML file"),
     ],
@@ -174,6 +182,19 @@ def test_other_machines_are_kept_out(host: str) -> None:
 def test_loopback_addresses_are_fine(host: str) -> None:
     """Any loopback address may be listened on."""
     assert load(None, [f"service.host={host}"], {}).service.host == host
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:81"),
+        ("localhost", "http://localhost:81"),
+        ("::1", "http://[::1]:81"),
+    ],
+)
+def test_the_service_is_where_its_url_says(host: str, url: str) -> None:
+    """An IPv6 address stands in brackets, so that its colons are not the port's."""
+    assert load(None, [f"service.host={host}"], {}).service.url(81) == url
 
 
 def test_gpus_must_match_the_spread_of_an_engine() -> None:
