@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from planner.errors import InvalidOption
 from services.evaluation.estimates import percentile, wilson
+from services.evaluation.judging import Referee
 from services.evaluation.questions import Question, fingerprint, from_files, synthetic
 from services.evaluation.results import Record, ResultsError, opened
 from services.evaluation.run import Job, Sampling, evaluate, judged
@@ -347,12 +348,12 @@ def reply(**changed: Any) -> dict[str, Any]:
         ("1/2", None, False, True),
     ],
 )
-def test_a_reply_is_judged_by_its_answer(
+async def test_a_reply_is_judged_by_its_answer(
     gold: str, answer: str | None, right: bool, passed: bool
 ) -> None:
     """Right is the answer given, passed any candidate's; no answer is wrong, not an error."""
     job = Job(Question("q", "?", gold), VARIANT, 1)
-    record = judged(job, reply(answer=answer), 1.5)
+    record = await judged(job, reply(answer=answer), 1.5, Referee())
     assert (record.right, record.passed, record.error) == (right, passed, None)
     assert (record.completion_tokens, record.reward_tokens, record.sampled) == (12, 3, 4)
 
@@ -361,22 +362,25 @@ def test_a_reply_is_judged_by_its_answer(
     ("stopped", "sampled", "correct", "finished"),
     [("complete", 4, 3, 4), ("complete", 6, 3, 4), ("certain", 6, 3, 4), ("budget", 9, 3, 4)],
 )
-def test_candidates_are_counted(stopped: str, sampled: int, correct: int, finished: int) -> None:
+async def test_candidates_are_counted(
+    stopped: str, sampled: int, correct: int, finished: int
+) -> None:
     """Right ones by their votes; ended ones by all that was planned, if it is done."""
     spent = {"completion_tokens": 12, "reward_tokens": 3, "candidates": sampled}
     job = Job(Question("q", "?", "1/2"), VARIANT, 1)
-    record = judged(job, reply(stopped=stopped, spent=spent), 1.5)
+    record = await judged(job, reply(stopped=stopped, spent=spent), 1.5, Referee())
     assert (record.correct, record.finished) == (correct, finished)
 
 
-def test_a_candidate_without_an_answer_is_wrong() -> None:
+async def test_a_candidate_without_an_answer_is_wrong() -> None:
     """Where all four are done and three have voted, the fourth counts for pass@k."""
     votes = [{"answer": "0.5", "count": 3}]
-    record = judged(Job(Question("q", "?", "1/2"), VARIANT, 1), reply(votes=votes), 1.5)
+    job = Job(Question("q", "?", "1/2"), VARIANT, 1)
+    record = await judged(job, reply(votes=votes), 1.5, Referee())
     assert (record.correct, record.finished) == (3, 4)
     votes = [{"answer": "0.5", "count": 3}]
     cut = reply(votes=votes, stopped="budget")
-    assert judged(Job(Question("q", "?", "1/2"), VARIANT, 1), cut, 1.5).finished == 3
+    assert (await judged(job, cut, 1.5, Referee())).finished == 3
 
 
 def test_a_row_has_every_figure_with_its_interval() -> None:
