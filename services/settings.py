@@ -131,8 +131,8 @@ class RaySettings(Section):
     """Where workers run."""
 
     address: str | None = None
-    """Ray cluster to use: "auto" or host:port; RAY_ADDRESS says it too. Without one, Ray is
-    started on this machine and stopped with the service."""
+    """Ray cluster to use: "auto" or host:port; RAY_ADDRESS says it too. It needs redis.url as well.
+    Without one, Ray is started on this machine and stopped with the service."""
 
 
 class EngineSettings(Section):
@@ -337,6 +337,17 @@ class Settings(Section):
     reward: RewardSettings = RewardSettings()
     prices: PriceSettings = PriceSettings()
     efforts: dict[EffortWord, EffortSettings] = {}
+
+    @field_validator("ray")
+    @classmethod
+    def _cluster_reaches_redis(cls, ray: RaySettings, info: ValidationInfo) -> RaySettings:
+        redis = info.data.get("redis")
+        if ray.address is not None and redis is not None and not redis.url:
+            raise ValueError(
+                "a cluster (address, RAY_ADDRESS) needs a Redis that all its machines can reach: "
+                "set redis.url (REDIS_URL). The embedded one listens on a socket of this machine"
+            )
+        return ray
 
     def price_table(self) -> Prices:
         """The prices as the budget counts them."""

@@ -258,6 +258,17 @@ def test_well_known_variables_are_heeded() -> None:
     assert (settings.redis.url, settings.ray.address) == ("redis://b", None)
 
 
+@pytest.mark.parametrize("url", [None, ""])
+def test_a_cluster_needs_a_redis_of_its_own(url: str | None) -> None:
+    """The embedded Redis, on a socket of this machine, is no place for replicas on others."""
+    told = refusal(
+        None, RAY_ADDRESS="auto", **({} if url is None else {"LONGTHINK_REDIS__URL": url})
+    )
+    assert told.startswith("RAY_ADDRESS: ray: a cluster (address, RAY_ADDRESS) needs a Redis")
+    assert "set redis.url (REDIS_URL)" in told
+    assert load(None, [], {"RAY_ADDRESS": "auto", "REDIS_URL": "redis://a"}).ray.address == "auto"
+
+
 def test_an_effort_changes_what_it_names() -> None:
     """A preset keeps what the profile doesn't say, and the other presets are as they ship."""
     presets = load(None, ["efforts.high.candidates=48", "efforts.high.stop=certain"], {}).presets()

@@ -151,7 +151,7 @@ def test_a_model_of_the_hub_is_left_to_the_engine() -> None:
     ("names", "assignments", "level"),
     [
         ([], ("generator.gpus=1",), Level.BAD),
-        ([], ("generator.gpus=1", "ray.address=auto"), Level.GOOD),
+        ([], ("generator.gpus=1", "ray.address=auto", "redis.url=redis://a"), Level.GOOD),
         (["A", "B"], ("generator.gpus=1", "generator.replicas=2"), Level.GOOD),
         (["A"], (), Level.NOTE),
         ([], (), Level.GOOD),
