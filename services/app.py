@@ -277,21 +277,28 @@ class _Application:
             graceful_shutdown_timeout_s=settings.service.grace_seconds,
             logging_config=quiet,
         )(serve.ingress()(Edge))
-        try:
-            self.handle: DeploymentHandle[Any] = serve.run(
-                edge.bind(settings, self._redis_url, *engines),
-                name=APPLICATION,
-                route_prefix="/",
-                logging_config=quiet,
-            )
-        except RuntimeError as error:
-            raise ServiceError(
-                f"The engines or the edge did not start: {error}\n"
-                "`longthink doctor` tells what is missing."
-            ) from error
+        with ExitStack() as in_vain:
+            in_vain.callback(self._delete)
+            try:
+                self.handle: DeploymentHandle[Any] = serve.run(
+                    edge.bind(settings, self._redis_url, *engines),
+                    name=APPLICATION,
+                    route_prefix="/",
+                    logging_config=quiet,
+                )
+            except RuntimeError as error:
+                raise ServiceError(
+                    f"The engines or the edge did not start: {error}\n"
+                    "`longthink doctor` tells what is missing."
+                ) from error
+            in_vain.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._delete()
+
+    def _delete(self) -> None:
+        """Take the application off a cluster that goes on without this process."""
         if self._settings.ray.address is not None:
             serve.delete(APPLICATION)
 
