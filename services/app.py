@@ -35,7 +35,7 @@ from services.driver import Manner
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
 from services.settings import Settings
-from services.telemetry import configure_logging
+from services.telemetry import Telemetry, configure_logging
 from services.trace import TraceStore
 from workers.deployments import generators, rewards
 from workers.pool import ServePool
@@ -87,7 +87,12 @@ class Edge:
             rewards=settings.reward.replicas,
             verifier=self._verifier,
         )
-        self._traces = TraceStore(self._redis, ttl_seconds=settings.redis.ttl_seconds)
+        self._telemetry = Telemetry()
+        self._traces = TraceStore(
+            self._redis,
+            ttl_seconds=settings.redis.ttl_seconds,
+            lost=self._telemetry.events_lost,
+        )
         self._reasoner = Reasoner(
             self._pool,
             RedisLedger(
@@ -114,6 +119,7 @@ class Edge:
             model_name=self._settings.generator.name,
             ready=self._ready,
             traces=self._traces,
+            telemetry=self._telemetry,
             engine_metrics=self._engine_metrics,
             limits=Limits(
                 body_bytes=service.max_body_bytes,
