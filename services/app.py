@@ -201,7 +201,10 @@ class Service:
                 signal.signal(one, handler)
 
     def stop(self) -> None:
-        """Let requests in flight end, then stop everything that was started. Idempotent."""
+        """End requests in flight with the best they have, then stop all that was started.
+
+        Idempotent.
+        """
         self._over.set()
         self._parts.close()
 

@@ -82,10 +82,12 @@ class ServiceSettings(Section):
     """Length of one candidate, in tokens, where a request names none and the context allows it."""
 
     grace_seconds: NotNegative = 20.0
-    """How long requests in flight may take to end when the service is stopped."""
+    """When the service is stopped, requests in flight end at once with the best they have so far.
+    Those that have not been answered after so many seconds are cut off."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log line that is written."""
+    """Least severe log line that is written: into Ray's session folder, by default
+    /tmp/ray/session_latest/logs, and with --logs also on standard error."""
 
     log_format: Literal["text", "json"] = "text"
     """Log lines for people, or one JSON object a line."""
