@@ -35,7 +35,7 @@ from services.driver import Manner
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
 from services.settings import Settings
-from services.telemetry import configure_logging
+from services.telemetry import Telemetry, configure_logging
 from services.trace import TraceStore
 from workers.deployments import generators, rewards
 from workers.pool import ServePool
@@ -87,7 +87,12 @@ class Edge:
             rewards=settings.reward.replicas,
             verifier=self._verifier,
         )
-        self._traces = TraceStore(self._redis, ttl_seconds=settings.redis.ttl_seconds)
+        self._telemetry = Telemetry()
+        self._traces = TraceStore(
+            self._redis,
+            ttl_seconds=settings.redis.ttl_seconds,
+            lost=self._telemetry.events_lost,
+        )
         self._reasoner = Reasoner(
             self._pool,
             RedisLedger(
@@ -114,6 +119,7 @@ class Edge:
             model_name=self._settings.generator.name,
             ready=self._ready,
             traces=self._traces,
+            telemetry=self._telemetry,
             engine_metrics=self._engine_metrics,
             limits=Limits(
                 body_bytes=service.max_body_bytes,
@@ -179,7 +185,7 @@ class Service:
             port = settings.service.port or _free_port(settings.service.host)
             handle = parts.enter_context(_Application(settings, redis_url, port)).handle
             parts.callback(_drain, handle, settings.service.grace_seconds)
-            return cls(settings, f"http://{settings.service.host}:{port}", parts.pop_all())
+            return cls(settings, settings.service.url(port), parts.pop_all())
         raise AssertionError("unreachable")
 
     def wait(self) -> None:
@@ -195,7 +201,10 @@ class Service:
                 signal.signal(one, handler)
 
     def stop(self) -> None:
-        """Let requests in flight end, then stop everything that was started. Idempotent."""
+        """End requests in flight with the best they have, then stop all that was started.
+
+        Idempotent.
+        """
         self._over.set()
         self._parts.close()
 
@@ -277,21 +286,28 @@ class _Application:
             graceful_shutdown_timeout_s=settings.service.grace_seconds,
             logging_config=quiet,
         )(serve.ingress()(Edge))
-        try:
-            self.handle: DeploymentHandle[Any] = serve.run(
-                edge.bind(settings, self._redis_url, *engines),
-                name=APPLICATION,
-                route_prefix="/",
-                logging_config=quiet,
-            )
-        except RuntimeError as error:
-            raise ServiceError(
-                f"The engines or the edge did not start: {error}\n"
-                "`longthink doctor` tells what is missing."
-            ) from error
+        with ExitStack() as in_vain:
+            in_vain.callback(self._delete)
+            try:
+                self.handle: DeploymentHandle[Any] = serve.run(
+                    edge.bind(settings, self._redis_url, *engines),
+                    name=APPLICATION,
+                    route_prefix="/",
+                    logging_config=quiet,
+                )
+            except RuntimeError as error:
+                raise ServiceError(
+                    f"The engines or the edge did not start: {error}\n"
+                    "`longthink doctor` tells what is missing."
+                ) from error
+            in_vain.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._delete()
+
+    def _delete(self) -> None:
+        """Take the application off a cluster that goes on without this process."""
         if self._settings.ray.address is not None:
             serve.delete(APPLICATION)
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import structlog
+
 from planner.domain import Budget, Cost, Outcome, Query, Stopped
 from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable
@@ -18,6 +20,8 @@ from services.purse import Purse
 from services.record import effort_data, query_data
 from services.trace import Kind, Trace, TraceStore
 from workers.ports import Pool
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +139,18 @@ class Reasoner:
         await self._traces.aclose()
 
     async def _see_through(self, trace_id: str, driver: Driver) -> None:
-        """Run the driver and close its budget, whatever happens."""
+        """Run the driver and close its budget, whatever happens.
+
+        Who waits for the reply hears of a failure. Nobody waits for this task, so it must not fail
+        as well: asyncio would write out what the error says, which may quote a prompt.
+        """
         try:
             await driver.run()
+        except Exception as error:  # noqa: BLE001  it is handed on, or logged
+            if driver.concluded.done():
+                _log.exception("run failed after its reply", request_id=trace_id)
+            else:
+                driver.concluded.set_exception(error)
         except BaseException as error:
             if not driver.concluded.done():
                 driver.concluded.set_exception(error)

@@ -13,10 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from planner.domain import Prices
 from planner.effort import PRESETS, Preset
+from planner.errors import InvalidOption
+from planner.search import STRATEGIES
+from planner.selection import selector
+from planner.stopping import parse
 from workers.options import GeneratorOptions, RewardOptions
 from workers.reference import PRM, REASONER, STEP_TAG
 
@@ -26,15 +37,30 @@ REFERENCE = "reference"
 ENV_PREFIX = "LONGTHINK_"
 """What the name of a setting's environment variable starts with: LONGTHINK_SERVICE__PORT."""
 
+MOST_CANDIDATES = 4096
+"""No request may ask for more: a search makes a task for each of a level's candidates at once."""
+
 EffortWord: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+Price: TypeAlias = Annotated[float, Field(ge=0, le=10_000)]
 
 
 class Section(BaseModel):
     """One table of the profile."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """What a variable says is text, so numbers are read leniently: true would count as 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError(f"Input should not be {str(value).lower()}")
+        return value
 
 
 class ServiceSettings(Section):
@@ -56,13 +82,20 @@ class ServiceSettings(Section):
     """Length of one candidate, in tokens, where a request names none and the context allows it."""
 
     grace_seconds: NotNegative = 20.0
-    """How long requests in flight may take to end when the service is stopped."""
+    """When the service is stopped, requests in flight end at once with the best they have so far.
+    Those that have not been answered after so many seconds are cut off."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log line that is written."""
+    """Least severe log line that is written: into Ray's session folder, by default
+    /tmp/ray/session_latest/logs, and with --logs also on standard error."""
 
     log_format: Literal["text", "json"] = "text"
     """Log lines for people, or one JSON object a line."""
+
+    def url(self, port: int) -> str:
+        """Where the service is, if it listens on this port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}"
 
     @field_validator("host")
     @classmethod
@@ -100,8 +133,8 @@ class RaySettings(Section):
     """Where workers run."""
 
     address: str | None = None
-    """Ray cluster to use: "auto" or host:port; RAY_ADDRESS says it too. Without one, Ray is
-    started on this machine and stopped with the service."""
+    """Ray cluster to use: "auto" or host:port; RAY_ADDRESS says it too. It needs redis.url as well.
+    Without one, Ray is started on this machine and stopped with the service."""
 
 
 class EngineSettings(Section):
@@ -249,13 +282,13 @@ class RewardSettings(EngineSettings):
 class PriceSettings(Section):
     """What a request is charged, in US dollars per million tokens; what budgets in usd mean."""
 
-    prompt: NotNegative = 0.05
+    prompt: Price = 0.05
     """Price of a million tokens of prompts, over all branches."""
 
-    completion: NotNegative = 0.20
+    completion: Price = 0.20
     """Price of a million tokens generated, over all branches."""
 
-    reward: NotNegative = 0.05
+    reward: Price = 0.05
     """Price of a million tokens read by reward models."""
 
 
@@ -271,8 +304,25 @@ class EffortSettings(Section):
     stop: str | None = None
     """When enough is enough."""
 
-    candidates: Positive | None = None
+    candidates: Annotated[int, Field(gt=0, le=MOST_CANDIDATES)] | None = None
     """How many candidates at most."""
+
+    @field_validator("strategy")
+    @classmethod
+    def _strategy_is_known(cls, strategy: str | None) -> str | None:
+        if strategy is not None and strategy not in STRATEGIES:
+            raise ValueError(f"must be one of {', '.join(STRATEGIES)}, not {strategy!r}")
+        return strategy
+
+    @field_validator("selector", "stop")
+    @classmethod
+    def _name_is_known(cls, said: str | None, info: ValidationInfo) -> str | None:
+        if said is not None:
+            try:
+                _ = selector(said) if info.field_name == "selector" else parse(said)
+            except InvalidOption as error:
+                raise ValueError(str(error).rstrip(".")) from error
+        return said
 
     def over(self, shipped: Preset) -> Preset:
         """The preset with what is said here put over it."""
@@ -289,6 +339,17 @@ class Settings(Section):
     reward: RewardSettings = RewardSettings()
     prices: PriceSettings = PriceSettings()
     efforts: dict[EffortWord, EffortSettings] = {}
+
+    @field_validator("ray")
+    @classmethod
+    def _cluster_reaches_redis(cls, ray: RaySettings, info: ValidationInfo) -> RaySettings:
+        redis = info.data.get("redis")
+        if ray.address is not None and redis is not None and not redis.url:
+            raise ValueError(
+                "a cluster (address, RAY_ADDRESS) needs a Redis that all its machines can reach: "
+                "set redis.url (REDIS_URL). The embedded one listens on a socket of this machine"
+            )
+        return ray
 
     def price_table(self) -> Prices:
         """The prices as the budget counts them."""

@@ -161,6 +161,12 @@ class Telemetry:
             "Scrapes that lack the metrics of the engines.",
             registry=registry,
         )
+        self._events_lost = Counter(
+            "longthink_trace_events_lost",
+            "Events of traces that Redis didn't take.",
+            registry=registry,
+        )
+        self._told_of_loss = False
 
     def began(self) -> None:
         """A run was started."""
@@ -202,6 +208,15 @@ class Telemetry:
         """A scrape has to do without the engines."""
         self._engines_unheard.inc()
         self.log.warning("engine metrics unavailable", exc_info=error)
+
+    def events_lost(self, count: int, error: Exception) -> None:
+        """Traces lack so many events. The log tells of the first; all are counted."""
+        self._events_lost.inc(count)
+        if not self._told_of_loss:
+            self._told_of_loss = True
+            self.log.warning(
+                "trace events lost; longthink_trace_events_lost_total counts them", exc_info=error
+            )
 
     def metrics(self) -> str:
         """The registry in Prometheus's text format."""

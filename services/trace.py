@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -84,15 +84,23 @@ class Trace:
 
 
 class TraceStore:
-    """Traces in Redis streams, each with a time to live of `ttl_seconds`."""
+    """Traces in Redis streams, each with a time to live of `ttl_seconds`.
 
-    def __init__(self, redis: Redis, *, ttl_seconds: int = 3600) -> None:
+    `lost` is told how many events Redis didn't take, and why, each time that happens.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        ttl_seconds: int = 3600,
+        lost: Callable[[int, RedisError], None] = lambda *_: None,
+    ) -> None:
         self._redis = redis
         self._ttl = ttl_seconds
         self._queue: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
-        self.lost = 0
-        """Events that Redis didn't take."""
+        self._lost = lost
 
     def write(self, trace_id: str, event: Event) -> None:
         """Have the writer carry `event` to Redis."""
@@ -129,8 +137,8 @@ class TraceStore:
                 batch.append(self._queue.get_nowait())
             try:
                 await self._send(batch)
-            except RedisError:
-                self.lost += len(batch)
+            except RedisError as error:
+                self._lost(len(batch), error)
             finally:
                 for _ in batch:
                     self._queue.task_done()

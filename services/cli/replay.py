@@ -9,6 +9,19 @@ from typing import Annotated
 import typer
 
 from planner.errors import InvalidOption
+from planner.search import STRATEGIES
+from planner.search.sampling import Sampling
+from planner.selection import SELECTORS
+from planner.selection.judge import Judge
+from services.cli.options import Stop, listed
+
+# What planner/replay.py takes: whole samples are of no use to others, and a judge takes a model.
+_STRATEGIES = [
+    name
+    for name, kind in STRATEGIES.items()
+    if isinstance(kind, type) and issubclass(kind, Sampling)
+]
+_SELECTORS = [name for name in SELECTORS if name != Judge.name]
 
 
 class Format(StrEnum):
@@ -26,19 +39,15 @@ def replay(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="One that samples whole answers independently: single, majority (the default), "
-            "best_of_n."
+            help=f"One that samples whole answers independently: {listed(_STRATEGIES)}; majority "
+            "where none is named."
         ),
     ] = None,
     selector: Annotated[
-        str | None, typer.Option(help="How the answer is chosen: majority, weighted, best.")
-    ] = None,
-    stop: Annotated[
         str | None,
-        typer.Option(
-            help="When enough is enough: certain (the default), beta:0.95; none takes all."
-        ),
+        typer.Option(help=f"How the answer is chosen: {listed(_SELECTORS)}."),
     ] = None,
+    stop: Stop = None,
     candidates: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="At most so many samples a query; else all."),

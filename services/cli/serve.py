@@ -29,7 +29,12 @@ def serve(
     ] = None,
     assignments: Assignments = None,
     logs: Annotated[
-        bool, typer.Option("--logs", help="Show what the service's processes log.")
+        bool,
+        typer.Option(
+            "--logs",
+            help="Show what the service's processes log; without it, only the files in Ray's "
+            "session folder (/tmp/ray/session_latest/logs) have it.",
+        ),
     ] = False,
 ) -> None:
     """Run the service until Ctrl-C or SIGTERM."""

@@ -87,7 +87,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield place, json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidOption(f"{path}, line {place}: isn't JSON: {error}.") from error
 
 
@@ -96,7 +96,8 @@ def _question(where: str, name: str, row: Any) -> Question:
     said = {key.lower(): value for key, value in row.items()} if isinstance(row, dict) else {}
     text = said.get("question", said.get("problem"))
     answer = said.get("answer")
-    if not isinstance(text, str) or not isinstance(answer, str | int | float):
+    is_one = isinstance(answer, str | int | float) and not isinstance(answer, bool)
+    if not isinstance(text, str) or not is_one:
         raise InvalidOption(
             f'{where}: must be an object with "question" or "problem", a text, and "answer", a '
             "text or a number."

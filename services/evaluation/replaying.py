@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from planner.answers import canonical
 from planner.domain import Budget, Message, Query
 from planner.effort import Effort, Options, settle
 from planner.replay import replay_samples
 from planner.tally import answer_given
 from services.evaluation.estimates import pass_at_k, wilson
+from services.evaluation.judging import refereed
 from services.evaluation.samples import Recorded
 
 
@@ -81,8 +81,9 @@ def replay(recorded: Sequence[Recorded], effort: Effort) -> Iterator[Ended]:
     Raises InvalidOption for what is unknown, or can't be replayed over samples.
     """
     grades = any(sample.score is not None for query in recorded for sample in query.samples)
-    for query in recorded:
-        yield _replay(query, effort, grades)
+    with refereed() as same:
+        for query in recorded:
+            yield _replay(query, effort, grades, same)
 
 
 def summary(ended: Sequence[Ended], effort: Effort) -> Summary:
@@ -106,18 +107,21 @@ def summary(ended: Sequence[Ended], effort: Effort) -> Summary:
     )
 
 
-def _replay(query: Recorded, effort: Effort, grades: bool) -> Ended:
+def _replay(
+    query: Recorded, effort: Effort, grades: bool, same: Callable[[str, str], bool]
+) -> Ended:
     asked = Query((Message("user", query.question),))
     replayed = replay_samples(asked, effort, query.samples, grades=grades)
-    outcome, gold = replayed.outcome, canonical(query.answer)
-    given = [answer_given(sample.candidate(0)) for sample in query.samples]
+    outcome = replayed.outcome
+    given = Counter(answer_given(sample.candidate(0)) for sample in query.samples)
+    right = {answer for answer in given if answer is not None and same(answer, query.answer)}
     tokens = [sample.tokens for sample in query.samples[: replayed.taken]]
     known = [count for count in tokens if count is not None]
     return Ended(
         id=query.id,
         answer=outcome.answer,
-        right=outcome.answer == gold,
-        passes=pass_at_k(len(given), given.count(gold), replayed.planned),
+        right=outcome.answer in right,
+        passes=pass_at_k(given.total(), sum(given[answer] for answer in right), replayed.planned),
         candidates=replayed.taken,
         tokens=sum(known) if len(known) == len(tokens) else None,
         stopped=str(outcome.stopped),

@@ -19,6 +19,8 @@ from typing import Any, TextIO
 
 from planner.errors import LongthinkError
 
+_ELSEWHERE = "Mend it, or name another folder with --out."
+
 
 class ResultsError(LongthinkError):
     """A folder of results that can't be used."""
@@ -88,13 +90,16 @@ class Results:
         return tuple(dict.fromkeys(record.variant for record in self._records.values()))
 
     def settled(self, name: str, find: Callable[[], float]) -> float:
-        """A figure that is found once, and stays what it is however often the run goes on."""
-        known = json.loads(self._settled.read_text()) if self._settled.exists() else {}
+        """A figure that is found once, and stays what it is however often the run goes on.
+
+        Raises ResultsError where the file it stands in can't be read.
+        """
+        known = _load(self._settled) if self._settled.exists() else {}
         if name not in known:
             known[name] = find()
-            fresh = self._settled.with_suffix(".new")
-            fresh.write_text(json.dumps(known) + "\n")
-            fresh.replace(self._settled)
+            _save(self._settled, known)
+        if not isinstance(known[name], int | float):
+            raise ResultsError(f"{self._settled}: {name} isn't a number.")
         return float(known[name])
 
     @property
@@ -137,7 +142,7 @@ def _claim(folder: Path, configuration: Mapping[str, Any]) -> None:
     path = folder / "run.json"
     wanted = json.loads(json.dumps(configuration))
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = _load(path)
         differing = [key for key in wanted | there if wanted.get(key) != there.get(key)]
         if differing:
             told = "; ".join(
@@ -151,7 +156,25 @@ def _claim(folder: Path, configuration: Mapping[str, Any]) -> None:
     elif (folder / "results.jsonl").exists():
         raise ResultsError(f"{folder}: has results but no run.json that says what they measure.")
     else:
-        path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        _save(path, wanted)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The object that a file has in it."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{path}: isn't JSON: {error}. {_ELSEWHERE}") from error
+    if not isinstance(said, dict):
+        raise ResultsError(f"{path}: isn't a JSON object. {_ELSEWHERE}")
+    return said
+
+
+def _save(path: Path, said: Mapping[str, Any]) -> None:
+    """Put an object into a file, whole or not at all."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def _read(path: Path) -> dict[tuple[str, str], Record]:
@@ -164,10 +187,10 @@ def _read(path: Path) -> dict[tuple[str, str], Record]:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     records = {}
-    for place, line in enumerate(whole.decode().split("\n")[:-1], 1):
+    for place, line in enumerate(whole.split(b"\n")[:-1], 1):
         try:
-            record = Record(**json.loads(line))
-        except (ValueError, TypeError) as error:
+            record = Record(**json.loads(line.decode()))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ResultsError(f"{path}, line {place}: isn't a record: {error}.") from error
         records[record.place] = record
     return records

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from planner.answers import canonical
 from planner.domain import derive_seed
 from planner.errors import LongthinkError
 from services.client import ServiceError
+from services.evaluation.judging import Referee
 from services.evaluation.questions import Question
 from services.evaluation.results import Record, Results
 from services.evaluation.variants import Variant, Worth
@@ -95,10 +95,10 @@ async def evaluate(
     """
     failures = 0
 
-    async def work() -> None:
+    async def work(referee: Referee) -> None:
         nonlocal failures
         for job in todo:
-            record = await ask(job, asker, sampling)
+            record = await ask(job, asker, sampling, referee)
             results.add(record)
             heard(record)
             failures = 0 if record.error is None else failures + 1
@@ -106,34 +106,37 @@ async def evaluate(
                 raise Hopeless(f"{failures} errors in a row, the last: {record.error}")
 
     try:
-        async with asyncio.TaskGroup() as group:
+        async with Referee() as referee, asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(work())
+                group.create_task(work(referee))
     except* Hopeless as stopped:
         raise stopped.exceptions[0] from None
 
 
-async def ask(job: Job, asker: Asker, sampling: Sampling) -> Record:
+async def ask(job: Job, asker: Asker, sampling: Sampling, referee: Referee) -> Record:
     """Ask one question and judge the reply."""
     began = time.perf_counter()
     try:
         reply = await asker.chat(job.body(sampling))
-        return judged(job, reply, time.perf_counter() - began)
+        return await judged(job, reply, time.perf_counter() - began, referee)
     except ServiceError as error:
         return _record(job, seconds=time.perf_counter() - began, error=str(error))
 
 
-def judged(job: Job, reply: Mapping[str, Any], seconds: float) -> Record:
+async def judged(job: Job, reply: Mapping[str, Any], seconds: float, referee: Referee) -> Record:
     """The record of a reply. Raises ServiceError where it isn't longthink's."""
     try:
         ours = reply["longthink"]
         spent = ours["spent"]
-        gold = canonical(job.question.answer)
-        correct = sum(vote["count"] for vote in ours["votes"] if canonical(vote["answer"]) == gold)
+        gold, answer = job.question.answer, ours["answer"]
+        correct = 0
+        for vote in ours["votes"]:
+            if await referee.same(vote["answer"], gold):
+                correct += vote["count"]
         return _record(
             job,
-            answer=ours["answer"],
-            right=ours["answer"] is not None and canonical(ours["answer"]) == gold,
+            answer=answer,
+            right=answer is not None and await referee.same(answer, gold),
             passed=correct > 0,
             correct=correct,
             finished=_finished(job.variant, ours),

@@ -19,6 +19,7 @@ from planner.search import STRATEGIES
 from planner.selection import selector
 from planner.stopping import parse
 from services.evaluation.results import Results
+from services.settings import MOST_CANDIDATES
 
 ONE_PASS = "single"
 """The strategy that has one candidate, however many are asked for."""
@@ -55,7 +56,7 @@ class Worth:
             return {"candidates": 1}
         share = _ENOUGH if strategy.startswith(_OPEN_ENDED) else self.width
         return {
-            "candidates": max(1, int(share * n + 0.5)),
+            "candidates": min(MOST_CANDIDATES, max(1, int(share * n + 0.5))),
             "completion_tokens": self.most(n),
         }
 
@@ -123,6 +124,8 @@ def variants(
     least = min((*candidates, *budgets))
     if least < 1:
         raise InvalidOption(f"A number of candidates is 1 or more, not {least}.")
+    if (most := max((*candidates, *budgets))) > MOST_CANDIDATES:
+        raise InvalidOption(f"A number of candidates is {MOST_CANDIDATES} or less, not {most}.")
     found = {}
     for text in written:
         strategy, selects, stop = _parts(text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 from typing import Any
 
 import httpx
@@ -12,7 +14,7 @@ from redis.asyncio import Redis
 
 from planner.domain import Prices
 from services.budget import RedisLedger
-from services.driver import Manner
+from services.driver import Driver, Manner
 from services.reasoning import Reasoner
 from services.trace import TraceStore
 from tests.contract.scripted_service import BODY, CHAT, MODEL, Stage, serving
@@ -153,3 +155,36 @@ async def test_a_name_that_does_not_exist_is_refused(redis_client: Redis, field:
             await service.openai.chat.completions.create(**options(**{field: "magic"}))
     assert refused.value.param == f"longthink.{field}"
     assert "magic" in refused.value.message
+
+
+@pytest.mark.parametrize("concluded", [False, True])
+async def test_what_a_failed_run_says_is_not_written_out(
+    redis_client: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    concluded: bool,
+) -> None:
+    """An exception may quote the prompt: neither asyncio nor the log writes what it says."""
+    run = Driver.run
+
+    async def failing(driver: Driver) -> None:
+        if concluded:
+            await run(driver)
+        raise RuntimeError("the prompt was 6 x 7")
+
+    monkeypatch.setattr(Driver, "run", failing)
+    bench = Bench(redis_client)
+    async with (
+        serving(stage=bench.stage) as service,
+        httpx.AsyncClient(base_url=service.url) as client,
+    ):
+        reply = await client.post(CHAT, json={**BODY, "longthink": {"strategy": "single"}})
+    await bench.reasoner.drain(5)
+    gc.collect()  # asyncio tells of a task's exception once the task is gone
+    assert reply.status_code == (200 if concluded else 500)
+    assert [record.getMessage() for record in caplog.records] == []
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    failed = [line for line in lines if line["event"].startswith("run failed")]
+    assert [line["raised"][0]["type"] for line in failed] == ["RuntimeError"]
+    assert "6 x 7" not in json.dumps(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,15 @@ import pytest
 from openai import NotFoundError
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisDown
 
 from planner.domain import Stopped
 from planner.errors import InvalidOption, LedgerUnavailable, WorkersUnavailable
 from services.api import Limits
 from services.reasoning import Reply
+from services.telemetry import Telemetry, configure_logging
 from services.trace import Event, Kind, Trace, TraceStore
 from tests.contract.scripted_service import (
     BODY,
@@ -125,6 +129,27 @@ async def test_metrics_join_the_service_and_its_engines() -> None:
     assert found["longthink_candidates_total", (("strategy", "majority"),)] == 2 * 4
     assert found["longthink_request_seconds_count", (("strategy", "majority"),)] == 2
     assert found["longthink_requests_in_flight", ()] == 0
+
+
+async def test_what_traces_lack_is_counted_and_told_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each event that Redis doesn't take counts; the log has one warning, not one an event."""
+    telemetry = Telemetry()
+    redis = Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0))
+    store = TraceStore(redis, lost=telemetry.events_lost)
+    async with serving(stage=Stage(traces=store, telemetry=telemetry)) as service:
+        configure_logging("json", "info")
+        for seq in range(3):
+            store.write("abc", Event(seq, 0.5, Kind.STANDING, {}))
+            await store.flush()
+        text = (await service.http.get("/metrics")).text
+    await store.aclose()
+    assert samples(text)["longthink_trace_events_lost_total", ()] == 3
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (warning,) = [line for line in lines if line["level"] == "warning"]
+    assert "trace events lost" in warning["event"]
+    assert warning["raised"][0]["type"] == "ConnectionError"
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "fails"])

@@ -28,6 +28,11 @@ BAD: dict[str, tuple[bytes, int, str | None]] = {
         400,
         "longthink.budget.completion_tokens",
     ),
+    "a trillion candidates": (
+        with_(longthink={"strategy": "beam", "budget": {"candidates": 10**12}}),
+        400,
+        "longthink.budget.candidates",
+    ),
     "n of a million": (with_(n=1_000_000), 400, "n"),
     "prompt longer than the model": (
         with_(messages=[{"role": "user", "content": "seven " * 20_000}]),

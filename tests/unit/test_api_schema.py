@@ -151,6 +151,7 @@ def test_fields_without_effect_still_have_a_type(name: str) -> None:
         ({**BODY, "longthink": {"strategy": ""}}, "longthink.strategy"),
         (budget(completion_tokens=0), "longthink.budget.completion_tokens"),
         (budget(candidates=0), "longthink.budget.candidates"),
+        (budget(candidates=4097), "longthink.budget.candidates"),
         (budget(candidates=10**13), "longthink.budget.candidates"),
         (budget(reward_tokens=-1), "longthink.budget.reward_tokens"),
         (budget(deadline_seconds=0), "longthink.budget.deadline_seconds"),
@@ -180,6 +181,12 @@ def test_what_cannot_be_honoured_is_refused_where_it_stands(body: Any, param: st
     error = refusal(body)
     assert (error.status, error.param) == (400, param)
     assert len(error.message) < 400
+
+
+def test_as_many_candidates_as_a_search_can_plan_may_be_asked_for() -> None:
+    """The bound itself is taken; one more is refused, with the bound in the message."""
+    assert read(budget(candidates=4096)).options.budget.candidates == 4096
+    assert "less than or equal to 4096, not 4097" in refusal(budget(candidates=4097)).message
 
 
 def test_a_reply_can_be_sent_back_as_it_came() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from planner.errors import InvalidOption
 from services.evaluation.estimates import percentile, wilson
+from services.evaluation.judging import Referee
 from services.evaluation.questions import Question, fingerprint, from_files, synthetic
 from services.evaluation.results import Record, ResultsError, opened
 from services.evaluation.run import Job, Sampling, evaluate, judged
@@ -56,9 +57,12 @@ def test_candidates_worth_are_told_from_candidates() -> None:
     assert [one.worth for one in compared] == [False, False, True, True]
 
 
-@pytest.mark.parametrize(("candidates", "budgets"), [([0], []), ([], [0]), ([4], [-1]), ([], [])])
-def test_there_is_no_budget_for_nothing(candidates: list[int], budgets: list[int]) -> None:
-    """A number of candidates, or of candidates' worth, is 1 or more, and there is at least one."""
+@pytest.mark.parametrize(
+    ("candidates", "budgets"),
+    [([0], []), ([], [0]), ([4], [-1]), ([], []), ([4097], []), ([], [4097])],
+)
+def test_a_budget_is_one_that_a_request_may_have(candidates: list[int], budgets: list[int]) -> None:
+    """A number of candidates, or of their worth, is 1 to 4096, and there is at least one."""
     with pytest.raises(InvalidOption, match="number of candidates"):
         variants(["majority"], candidates, budgets)
 
@@ -71,6 +75,7 @@ def test_there_is_no_budget_for_nothing(candidates: list[int], budgets: list[int
         ("ab_mcts", 16, {"candidates": 64, "completion_tokens": 1602}),
         ("beam", 16, {"candidates": 12, "completion_tokens": 1602}),
         ("rebase", 2, {"candidates": 2, "completion_tokens": 200}),
+        ("majority", 4000, {"candidates": 4096, "completion_tokens": 400400}),
         ("majority", 1, {"candidates": 1}),
         ("beam", 1, {"candidates": 1}),
     ],
@@ -127,7 +132,19 @@ def test_other_line_ends_within_a_text_end_no_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["[]", "3", '{"question": "a"}', '{"question": 1, "answer": 2}', "{", '{"answer": "a"}']
+    "line",
+    [
+        "[]",
+        "3",
+        '{"question": "a"}',
+        '{"question": 1, "answer": 2}',
+        "{",
+        '{"answer": "a"}',
+        '{"question": "a", "answer": true}',
+        '{"question": "a", "answer": ' + "9" * 5_000 + "}",
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:40],
 )
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str) -> None:
     """A file that can't be read as questions says in which line."""
@@ -200,14 +217,58 @@ def test_results_of_nobody_knows_what_are_left_alone(tmp_path: Path) -> None:
         pass
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", [b'{"variant": "x"}', b'"\xff"', b"[" * 100_000, b"7"], ids=lambda line: line[:20]
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     """A whole line that is no record is an error, not something to skip."""
     with opened(tmp_path, {}) as results:
         results.add(RECORD)
-    with (tmp_path / "results.jsonl").open("a") as file:
-        file.write('{"variant": "x"}\n')
+    with (tmp_path / "results.jsonl").open("ab") as file:
+        file.write(line + b"\n")
     with pytest.raises(ResultsError, match="line 2: isn't a record"), opened(tmp_path, {}):
         pass
+
+
+DAMAGED = [b"", b'{"seed": ', b"[]", b"\xff", b"[" * 100_000]
+"""What may be left of a file that says an object."""
+
+
+@pytest.mark.parametrize("left", DAMAGED, ids=lambda left: left[:10])
+def test_a_damaged_configuration_is_named(tmp_path: Path, left: bytes) -> None:
+    """Where nobody can tell what a folder measures, it is refused with the file's name."""
+    with opened(tmp_path, {"seed": 1}) as results:
+        results.add(RECORD)
+    (tmp_path / "run.json").write_bytes(left)
+    refused = pytest.raises(ResultsError, match=r"run\.json: isn't .* another folder")
+    with refused, opened(tmp_path, {"seed": 1}):
+        pass
+
+
+@pytest.mark.parametrize("left", [*DAMAGED, b'{"tokens": []}'], ids=lambda left: left[:10])
+def test_a_damaged_figure_is_named(tmp_path: Path, left: bytes) -> None:
+    """A figure that can't be read isn't found anew: other replies were asked for by the old one."""
+    with opened(tmp_path, {}) as results:
+        (tmp_path / "settled.json").write_bytes(left)
+        with pytest.raises(ResultsError, match=r"settled\.json: .*isn't "):
+            results.settled("tokens", lambda: 1.5)
+
+
+def test_a_configuration_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash while it is written leaves a folder that the same command can use."""
+
+    def full(path: Path, text: str, encoding: str) -> int:
+        path.write_bytes(text.encode(encoding)[:5])
+        raise OSError("no space left")
+
+    with monkeypatch.context() as crash:
+        crash.setattr(Path, "write_text", full)
+        with pytest.raises(ResultsError, match="no space left"), opened(tmp_path, {"seed": 1}):
+            pass
+    with opened(tmp_path, {"seed": 1}) as results:
+        assert results.variants == ()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -287,12 +348,12 @@ def reply(**changed: Any) -> dict[str, Any]:
         ("1/2", None, False, True),
     ],
 )
-def test_a_reply_is_judged_by_its_answer(
+async def test_a_reply_is_judged_by_its_answer(
     gold: str, answer: str | None, right: bool, passed: bool
 ) -> None:
     """Right is the answer given, passed any candidate's; no answer is wrong, not an error."""
     job = Job(Question("q", "?", gold), VARIANT, 1)
-    record = judged(job, reply(answer=answer), 1.5)
+    record = await judged(job, reply(answer=answer), 1.5, Referee())
     assert (record.right, record.passed, record.error) == (right, passed, None)
     assert (record.completion_tokens, record.reward_tokens, record.sampled) == (12, 3, 4)
 
@@ -301,22 +362,25 @@ def test_a_reply_is_judged_by_its_answer(
     ("stopped", "sampled", "correct", "finished"),
     [("complete", 4, 3, 4), ("complete", 6, 3, 4), ("certain", 6, 3, 4), ("budget", 9, 3, 4)],
 )
-def test_candidates_are_counted(stopped: str, sampled: int, correct: int, finished: int) -> None:
+async def test_candidates_are_counted(
+    stopped: str, sampled: int, correct: int, finished: int
+) -> None:
     """Right ones by their votes; ended ones by all that was planned, if it is done."""
     spent = {"completion_tokens": 12, "reward_tokens": 3, "candidates": sampled}
     job = Job(Question("q", "?", "1/2"), VARIANT, 1)
-    record = judged(job, reply(stopped=stopped, spent=spent), 1.5)
+    record = await judged(job, reply(stopped=stopped, spent=spent), 1.5, Referee())
     assert (record.correct, record.finished) == (correct, finished)
 
 
-def test_a_candidate_without_an_answer_is_wrong() -> None:
+async def test_a_candidate_without_an_answer_is_wrong() -> None:
     """Where all four are done and three have voted, the fourth counts for pass@k."""
     votes = [{"answer": "0.5", "count": 3}]
-    record = judged(Job(Question("q", "?", "1/2"), VARIANT, 1), reply(votes=votes), 1.5)
+    job = Job(Question("q", "?", "1/2"), VARIANT, 1)
+    record = await judged(job, reply(votes=votes), 1.5, Referee())
     assert (record.correct, record.finished) == (3, 4)
     votes = [{"answer": "0.5", "count": 3}]
     cut = reply(votes=votes, stopped="budget")
-    assert judged(Job(Question("q", "?", "1/2"), VARIANT, 1), cut, 1.5).finished == 3
+    assert (await judged(job, cut, 1.5, Referee())).finished == 3
 
 
 def test_a_row_has_every_figure_with_its_interval() -> None:

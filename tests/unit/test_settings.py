@@ -115,6 +115,15 @@ def test_variables_of_kubernetes_are_left_alone() -> None:
         ("[efforts.hihg]\ncandidates = 1", "efforts.hihg: no such setting; did you mean"),
         ("[efforts.high]\nwidth = 1", "efforts.high.width: no such setting."),
         ("[service]\nport = 99999", "service.port: Input should be less than or equal to 65535."),
+        ("[efforts.max]\ncandidates = 4097", "should be less than or equal to 4096."),
+        ("[efforts.high]\nstrategy = 'magic'", "efforts.high.strategy: must be one of single,"),
+        ("[efforts.high]\nselector = 'x'", "selector must be one of majority,"),
+        ("[efforts.high]\nstop = 'beta:2'", "stop 'beta:2': its threshold must be between"),
+        ("[service]\nport = true", "service.port: Input should not be true."),
+        ("[generator]\nreplicas = true", "generator.replicas: Input should not be true."),
+        ("[service]\ngrace_seconds = inf", "grace_seconds: Input should be a finite number."),
+        ("[prices]\nprompt = nan", "prices.prompt: Input should be a finite number."),
+        ("[prices]\nprompt = 1e5", "prices.prompt: Input should be less than or equal to 10000."),
         ("service = 1", "service: Input should be a valid dictionary"),
         ("[service\n", "not a TOML file"),
     ],
@@ -173,6 +182,19 @@ def test_other_machines_are_kept_out(host: str) -> None:
 def test_loopback_addresses_are_fine(host: str) -> None:
     """Any loopback address may be listened on."""
     assert load(None, [f"service.host={host}"], {}).service.host == host
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:81"),
+        ("localhost", "http://localhost:81"),
+        ("::1", "http://[::1]:81"),
+    ],
+)
+def test_the_service_is_where_its_url_says(host: str, url: str) -> None:
+    """An IPv6 address stands in brackets, so that its colons are not the port's."""
+    assert load(None, [f"service.host={host}"], {}).service.url(81) == url
 
 
 def test_gpus_must_match_the_spread_of_an_engine() -> None:
@@ -234,6 +256,17 @@ def test_well_known_variables_are_heeded() -> None:
     assert (settings.redis.url, settings.ray.address) == ("redis://a", "auto")
     settings = load(None, [], {**env, "LONGTHINK_REDIS__URL": "redis://b", "RAY_ADDRESS": ""})
     assert (settings.redis.url, settings.ray.address) == ("redis://b", None)
+
+
+@pytest.mark.parametrize("url", [None, ""])
+def test_a_cluster_needs_a_redis_of_its_own(url: str | None) -> None:
+    """The embedded Redis, on a socket of this machine, is no place for replicas on others."""
+    told = refusal(
+        None, RAY_ADDRESS="auto", **({} if url is None else {"LONGTHINK_REDIS__URL": url})
+    )
+    assert told.startswith("RAY_ADDRESS: ray: a cluster (address, RAY_ADDRESS) needs a Redis")
+    assert "set redis.url (REDIS_URL)" in told
+    assert load(None, [], {"RAY_ADDRESS": "auto", "REDIS_URL": "redis://a"}).ray.address == "auto"
 
 
 def test_an_effort_changes_what_it_names() -> None:

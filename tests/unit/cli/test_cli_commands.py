@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from planner.search import STRATEGIES
+from planner.selection import SELECTORS
+from planner.stopping import ALWAYS, RULES
 from services.settings import describe
 
 Run = Callable[..., tuple[int, str, str]]
@@ -78,6 +81,27 @@ def test_help_comes_at_once() -> None:
     assert {"pydantic", "httpx", "ray", "torch", "vllm", "openai", "rich.live"}.isdisjoint(
         said.stdout.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "strategies", "selectors"),
+    [
+        ("ask", list(STRATEGIES), list(SELECTORS)),
+        (
+            "replay",
+            ["single", "majority", "best_of_n"],
+            ["majority", "weighted", "best", "confidence"],
+        ),
+    ],
+)
+def test_help_names_all_there_is_to_choose_from(
+    longthink: Run, command: str, strategies: list[str], selectors: list[str]
+) -> None:
+    """Every strategy, selector and stopping rule that the command takes is in its help."""
+    _, out, _ = longthink(command, "--help")
+    flat = " ".join(out.replace("│", " ").split())
+    for names in (strategies, selectors, [*ALWAYS, *RULES]):
+        assert ": " + ", ".join(names) in flat
 
 
 def test_help_of_serve_explains_every_setting(longthink: Run) -> None:

@@ -122,6 +122,16 @@ def test_torch_is_built_for_what_the_engines_run_on(
     assert checks.torch(on_gpus=on_gpus).level is level
 
 
+def test_the_cuda_build_is_installed_from_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, pip would ask the package index, where that name is somebody else's."""
+    monkeypatch.setattr(checks, "installed", lambda name: None)
+    for check in (checks.torch(on_gpus=True), checks.vllm(on_gpus=True)):
+        assert "pip install -e '.[cuda]'" in str(check.remedy)
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    assert "pip install -e '.[cuda]'" in readme
+    assert "longthink[cuda]" not in readme
+
+
 def test_a_redis_that_is_named_must_answer() -> None:
     """A Redis of the settings that doesn't answer is told with its error."""
     check = checks.redis(settings("redis.url=redis://127.0.0.1:9/0"))
@@ -151,7 +161,7 @@ def test_a_model_of_the_hub_is_left_to_the_engine() -> None:
     ("names", "assignments", "level"),
     [
         ([], ("generator.gpus=1",), Level.BAD),
-        ([], ("generator.gpus=1", "ray.address=auto"), Level.GOOD),
+        ([], ("generator.gpus=1", "ray.address=auto", "redis.url=redis://a"), Level.GOOD),
         (["A", "B"], ("generator.gpus=1", "generator.replicas=2"), Level.GOOD),
         (["A"], (), Level.NOTE),
         ([], (), Level.GOOD),
