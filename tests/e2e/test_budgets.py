@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from statistics import mean
 from typing import Any
 
 import httpx
@@ -17,6 +16,9 @@ from tests.e2e.conftest import MODEL
 
 REQUESTS = 200
 SIDE_BY_SIDE = 12
+STRATEGIES = ("single", "majority", "best_of_n", "beam", "rebase", "particles", "mcts", "refine")
+LATE_SECONDS = 0.5
+"""How long after its deadline a reply may come."""
 
 
 def ask(question: str, **said: Any) -> dict[str, Any]:
@@ -33,7 +35,10 @@ def ask(question: str, **said: Any) -> dict[str, Any]:
 async def test_no_budget_is_overspent(
     openai_async: AsyncOpenAI, hard: Callable[[int], list[str]]
 ) -> None:
-    """Two hundred requests with random budgets in every dimension: none over by one."""
+    """Two hundred requests with random budgets in every dimension: none over by one, most answered.
+
+    Every kind of strategy is among them: whole samples, trees of steps, and refinements.
+    """
     dice = random.Random(1)
     gate = asyncio.Semaphore(SIDE_BY_SIDE)
 
@@ -50,16 +55,22 @@ async def test_no_budget_is_overspent(
 
     async def one(question: str) -> tuple[dict[str, float], dict[str, Any]]:
         limits = budget()
-        strategy = dice.choice(["single", "majority", "best_of_n"])
+        strategy = dice.choice(STRATEGIES)
         asked = ask(question, strategy=strategy, budget=limits, seed=dice.randrange(2**31))
         async with gate:
             reply = await openai_async.chat.completions.create(**asked)
-        return limits, reply.model_dump()["longthink"]
+        return limits, reply.model_dump()
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(question)) for question in hard(REQUESTS)]
-    for limits, said in (task.result() for task in tasks):
+    replies = [task.result() for task in tasks]
+    answered = sum(bool(reply["choices"][0]["message"]["content"]) for _, reply in replies)
+    assert answered > REQUESTS / 2
+    for limits, reply in replies:
+        said = reply["longthink"]
         spent = said["spent"]
+        if "deadline_seconds" in limits:
+            assert spent["seconds"] <= limits["deadline_seconds"] + LATE_SECONDS, (limits, said)
         for dimension in ("completion_tokens", "reward_tokens", "candidates", "usd"):
             if dimension in limits:
                 assert spent[dimension] <= limits[dimension], (dimension, limits, said)
@@ -93,7 +104,6 @@ def test_sixteen_mean_candidates_nearly_all_finish(
         first = next(event["data"] for event in events if event["kind"] == "asked")
         assert len(first["tasks"]) == 16, "they are asked for side by side"
     assert min(finished) >= 13, finished
-    assert mean(finished) <= 16
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -118,4 +128,4 @@ def test_deadline_is_kept_with_the_best_there_is(
     took = time.monotonic() - began
     assert said["stopped"] == "deadline"
     assert said["answer"] is not None
-    assert took <= 2.5
+    assert took <= 2.0 + LATE_SECONDS

@@ -53,15 +53,17 @@ async def test_hangup_reaches_the_engine_within_a_second(
     assert time.monotonic() - cut <= 1.0
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 async def test_nothing_stays_held_after_a_hangup(
-    service: Service, hard: Callable[[int], list[str]], held: Callable[[], int]
+    service: Service, hard: Callable[[int], list[str]], held: Callable[[], int], streamed: bool
 ) -> None:
-    """The ledger has no hold left of a request whose client went away."""
+    """A second later the ledger has no hold left of a request whose client went away."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": hard(1)[0]}],
         "max_tokens": 256,
-        "longthink": {"strategy": "majority", "stop": "none", "budget": {"candidates": 64}},
+        "stream": streamed,
+        "longthink": {"strategy": "majority", "stop": "none", "budget": {"candidates": 512}},
     }
     async with httpx.AsyncClient(base_url=service.url) as client:
         request = asyncio.create_task(client.post("/v1/chat/completions", json=body, timeout=60))
@@ -69,8 +71,10 @@ async def test_nothing_stays_held_after_a_hangup(
             while not await asyncio.to_thread(held):
                 await asyncio.sleep(0.01)
         request.cancel()
+        cut = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
             await request
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(5):
         while await asyncio.to_thread(held):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
+    assert time.monotonic() - cut <= 1.0
