@@ -144,7 +144,9 @@ def _numbers(said: list[Any], where: str) -> list[float]:
 def _confidences(logprobs: Any, where: str) -> tuple[float, ...]:
     """How sure the model was of each token; nothing where a token came without alternatives."""
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else logprobs
-    tops = [one.get("top_logprobs") if isinstance(one, dict) else None for one in tokens or ()]
+    tops: list[Any] = [
+        one.get("top_logprobs") if isinstance(one, dict) else None for one in tokens or ()
+    ]
     if not all(tops):
         return ()
     if not all(isinstance(top, list) for top in tops):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import ray
 from ray import serve
 
 from services import app
@@ -19,8 +20,8 @@ ELSEWHERE = Settings(
 def deleted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The applications that were deleted. Ray is neither started nor called."""
     names: list[str] = []
-    monkeypatch.setattr(app.ray, "init", lambda **_: None)
-    monkeypatch.setattr(app.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(serve, "start", lambda **_: None)
     monkeypatch.setattr(serve, "delete", names.append)
     monkeypatch.setattr(app, "_ENVIRONMENT", {})
