@@ -89,6 +89,16 @@ class SlidingGroup:
         return self._sum / self._window if len(self._tokens) == self._window else None
 
 
+def falls_at(confidences: Sequence[float], floor: Floor) -> int | None:
+    """After how many tokens a full group was under the floor; None where none was."""
+    group = SlidingGroup(floor.window)
+    for tokens, one in enumerate(confidences, 1):
+        mean = group.add(one)
+        if mean is not None and mean < floor.confidence:
+            return tokens
+    return None
+
+
 class Watch:
     """Whether a candidate that is being written has fallen under its floor; never, without one."""
 

@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from planner.domain import Candidate, Cost, Expand, Finish, Outcome, Query, Result, Task, Verify
+from planner.confidence import falls_at
+from planner.domain import (
+    Candidate,
+    Cost,
+    Expand,
+    Finish,
+    Floor,
+    Outcome,
+    Query,
+    Result,
+    Task,
+    Verify,
+)
 from planner.effort import Effort
 from planner.errors import InvalidOption, LongthinkError
 from planner.search import STRATEGIES, Search, Setup, begin
@@ -25,6 +37,7 @@ class Sample:
 
     `answer` is the one it gives, as written; without it, the answer is looked for in `text`.
     `tokens` is its length, `score` its grade in [0, 1], `logprob` the sum over its tokens.
+    `token_confidences` has one for each of them, or none where they aren't known.
     """
 
     text: str
@@ -32,24 +45,37 @@ class Sample:
     tokens: int | None = None
     score: float | None = None
     logprob: float | None = None
+    token_confidences: tuple[float, ...] = ()
 
     def candidate(self, index: int) -> Candidate:
         """The sample as the `index`th candidate of a search, not graded yet."""
         return Candidate(
-            (index,), self.text, finish=Finish.STOP, logprob=self.logprob, answer=self.answer
+            (index,),
+            self.text,
+            finish=Finish.STOP,
+            logprob=self.logprob,
+            token_confidences=self.token_confidences,
+            answer=self.answer,
         )
+
+    def under(self, floor: Floor | None) -> tuple[Finish, int | None]:
+        """How it ends under a floor, and after how many tokens, where that is known."""
+        fallen = falls_at(self.token_confidences, floor) if floor else None
+        return (Finish.STOP, self.tokens) if fallen is None else (Finish.DOUBTFUL, fallen)
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """What a search made of recorded samples: it took the first `taken` of them.
 
-    `planned` is how many it would have taken if nothing had stopped it.
+    `planned` is how many it would have taken if nothing had stopped it. `tokens` is what it took,
+    None where a sample doesn't say its length.
     """
 
     outcome: Outcome
     taken: int
     planned: int
+    tokens: int | None
 
 
 def replay_samples(
@@ -67,12 +93,15 @@ def replay_samples(
         query, replace(effort, candidates=min(effort.candidates, len(samples))), grades=grades
     )
     _check(search, effort.strategy)
-    taken = 0
+    lengths: list[int | None] = []
     while not search.done and (asked := search.ask(1)):
         for task in asked:
-            taken += isinstance(task, Expand)
+            if isinstance(task, Expand):
+                lengths.append(samples[task.path[0]].under(task.floor)[1])
             search.tell(task, _end(task, samples))
-    return Replayed(search.best(), taken, search.progress()[1])
+    known = [length for length in lengths if length is not None]
+    tokens = sum(known) if len(known) == len(lengths) else None
+    return Replayed(search.best(), len(lengths), search.progress()[1], tokens)
 
 
 def _check(search: Search, strategy: str) -> None:
@@ -99,9 +128,10 @@ def _end(task: Task, samples: Sequence[Sample]) -> Result:
     """How the one worker, who only has the samples, ends a task."""
     if isinstance(task, Expand):
         (index,) = task.path
-        sample = samples[index]
-        cost = Cost(completion_tokens=sample.tokens or 0, candidates=1)
-        return Result(task.id, "done", sample.candidate(index), cost)
+        finish, tokens = samples[index].under(task.floor)
+        made = replace(samples[index].candidate(index), finish=finish)
+        cost = Cost(completion_tokens=tokens or 0, candidates=1)
+        return Result(task.id, "done", made, cost)
     if isinstance(task, Verify):
         return Result(task.id, "failed", error="Answers aren't compared here.")
     (index,) = task.candidate.path

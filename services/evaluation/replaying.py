@@ -10,7 +10,10 @@ from statistics import fmean
 from planner.answers import canonical
 from planner.domain import Budget, Message, Query
 from planner.effort import Effort, Options, settle
+from planner.errors import InvalidOption
 from planner.replay import replay_samples
+from planner.selection import selector
+from planner.stopping import parse
 from planner.tally import answer_given
 from services.evaluation.estimates import pass_at_k, wilson
 from services.evaluation.samples import Recorded
@@ -81,8 +84,23 @@ def replay(recorded: Sequence[Recorded], effort: Effort) -> Iterator[Ended]:
     Raises InvalidOption for what is unknown, or can't be replayed over samples.
     """
     grades = any(sample.score is not None for query in recorded for sample in query.samples)
+    _check_confidences(recorded, effort)
     for query in recorded:
         yield _replay(query, effort, grades)
+
+
+def _check_confidences(recorded: Sequence[Recorded], effort: Effort) -> None:
+    """Refuse what goes by the model's confidence where no sample tells of it."""
+    if any(sample.token_confidences for query in recorded for sample in query.samples):
+        return
+    missing = (
+        "goes by how sure the model was, so it can't be replayed over samples without "
+        '"top_logprobs" at each of their tokens.'
+    )
+    if selector(effort.selector).needs_logprobs:
+        raise InvalidOption(f"selector {effort.selector!r} {missing}", "longthink.selector")
+    if parse(effort.stop).needs_logprobs:
+        raise InvalidOption(f"stop {effort.stop!r} {missing}", "longthink.stop")
 
 
 def summary(ended: Sequence[Ended], effort: Effort) -> Summary:
@@ -111,15 +129,13 @@ def _replay(query: Recorded, effort: Effort, grades: bool) -> Ended:
     replayed = replay_samples(asked, effort, query.samples, grades=grades)
     outcome, gold = replayed.outcome, canonical(query.answer)
     given = [answer_given(sample.candidate(0)) for sample in query.samples]
-    tokens = [sample.tokens for sample in query.samples[: replayed.taken]]
-    known = [count for count in tokens if count is not None]
     return Ended(
         id=query.id,
         answer=outcome.answer,
         right=outcome.answer == gold,
         passes=pass_at_k(len(given), given.count(gold), replayed.planned),
         candidates=replayed.taken,
-        tokens=sum(known) if len(known) == len(tokens) else None,
+        tokens=replayed.tokens,
         stopped=str(outcome.stopped),
         notes=outcome.notes,
     )

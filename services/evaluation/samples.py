@@ -3,8 +3,9 @@
     {"id", "question", "answer", "samples": [{"text", "answer"?, "tokens"?, "score"?, "logprobs"?}]}
 
 `tokens` is the length of a sample, `score` its grade from 0 to 1, `logprobs` the log-probability of
-each of its tokens: numbers, or objects with a "logprob" as OpenAI's API has them. What is optional
-may be null. A file is read as a whole or not at all: no line is ever left out.
+each of its tokens: numbers, or objects with a "logprob" as OpenAI's API has them. Where each of
+these has its "top_logprobs", too, they say how sure the model was. What is optional may be null. A
+file is read as a whole or not at all: no line is ever left out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from math import fsum, isfinite
 from pathlib import Path
 from typing import Any
 
+from planner.confidence import TOP, token_confidence
 from planner.errors import InvalidOption
 from planner.replay import Sample
 
@@ -111,6 +113,7 @@ def _sample(said: Any, where: str) -> Sample:
         tokens=tokens,
         score=score,
         logprob=None if logprobs is None else fsum(logprobs),
+        token_confidences=_confidences(said.get("logprobs"), f"{where}.logprobs"),
     )
 
 
@@ -128,10 +131,28 @@ def _logprobs(said: Any, where: str) -> list[float] | None:
     tokens = said.get("content") if isinstance(said, dict) else said
     if not isinstance(tokens, list):
         raise _Amiss(f"{where} must be a list, with one entry a token")
-    found: list[Any] = [one.get("logprob") if isinstance(one, dict) else one for one in tokens]
+    return _numbers(tokens, where)
+
+
+def _numbers(said: list[Any], where: str) -> list[float]:
+    found: list[Any] = [one.get("logprob") if isinstance(one, dict) else one for one in said]
     if not all(_is_number(one) for one in found):
         raise _Amiss(f'{where} must hold numbers, or objects with a number "logprob"')
     return found
+
+
+def _confidences(logprobs: Any, where: str) -> tuple[float, ...]:
+    """How sure the model was of each token; nothing where a token came without alternatives."""
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else logprobs
+    tops: list[Any] = [
+        one.get("top_logprobs") if isinstance(one, dict) else None for one in tokens or ()
+    ]
+    if not all(tops):
+        return ()
+    if not all(isinstance(top, list) for top in tops):
+        raise _Amiss(f'{where}: "top_logprobs" must be a list')
+    found = (_numbers(top, f"{where}.top_logprobs") for top in tops)
+    return tuple(token_confidence(sorted(top)[-TOP:]) for top in found)
 
 
 def _is_number(value: Any, kind: type = float) -> bool:

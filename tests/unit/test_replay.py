@@ -147,6 +147,30 @@ def test_recorded_scores_grade() -> None:
     ]
 
 
+def test_recorded_confidences_vote() -> None:
+    """The surest sample outweighs two of which the model was unsure."""
+    samples = [
+        Sample("#### 1", token_confidences=(1.0,) * 20),
+        Sample("#### 2", token_confidences=(9.0,) * 20),
+        Sample("#### 1", token_confidences=(1.0,) * 20),
+    ]
+    effort = replace(EFFORT, selector="confidence")
+    outcome = replay_samples(QUERY, effort, samples, grades=False).outcome
+    assert (outcome.answer, outcome.notes) == ("2", ())
+
+
+def test_a_sample_under_the_floor_is_given_up() -> None:
+    """After a warm-up of four, the fifth ends where its group falls; only that much is counted."""
+    sure, lost = (5.0,) * 12, (5.0,) * 4 + (1.0,) * 8
+    samples = [Sample("#### 1", tokens=12, token_confidences=sure) for _ in range(8)]
+    samples[4] = Sample("#### 2", tokens=12, token_confidences=lost)
+    effort = replace(EFFORT, stop="confidence:90:4+window:99", candidates=8)
+    replayed = replay_samples(QUERY, effort, samples, grades=False)
+    assert [(vote.answer, vote.count) for vote in replayed.outcome.votes] == [("1", 4)]
+    assert (replayed.taken, replayed.tokens) == (5, 4 * 12 + 5)
+    assert "1 of 5 candidates were given up early for low confidence." in replayed.outcome.notes
+
+
 class Twig(Tree):
     """A tree of one step."""
 

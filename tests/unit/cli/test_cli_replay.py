@@ -135,6 +135,34 @@ def test_without_scores_it_says_what_it_did_instead(longthink: Run, tmp_path: Pa
     assert f"2 x {note}" in err
 
 
+def sampled(text: str, *tops: list[float]) -> dict[str, Any]:
+    """A sample with the highest log-probabilities at each of its tokens, as OpenAI's API has it."""
+    content = [
+        {"logprob": top[0], "top_logprobs": [{"token": "x", "logprob": one} for one in top]}
+        for top in tops
+    ]
+    return {"text": text, "logprobs": {"content": content}}
+
+
+def test_recorded_alternatives_say_how_sure_the_model_was(longthink: Run, tmp_path: Path) -> None:
+    """The vote goes to the sample that the model was surest of, with nothing to remark."""
+    unsure, sure = [-0.7, -0.7], [-0.01, -9.0]
+    samples = [sampled("#### 3", unsure), sampled("#### 2", sure, sure), sampled("#### 3", unsure)]
+    file = written(tmp_path, json.dumps({**QUERIES[0], "samples": samples}))
+    summed = summary(longthink, str(file), "--selector", "confidence")
+    assert (summed["accuracy"], summed["notes"]) == (1.0, {})
+
+
+@pytest.mark.parametrize("option", ["--selector", "--stop"])
+def test_confidence_is_refused_where_nothing_tells_of_it(
+    longthink: Run, recorded: Path, option: str
+) -> None:
+    """Log-probabilities of the tokens alone don't say how sure the model was."""
+    code, _, err = longthink("replay", str(recorded), option, "confidence")
+    assert code == 1
+    assert f"{option[2:]} 'confidence' goes by how sure the model was" in " ".join(err.split())
+
+
 def test_shuffling_draws_the_order(longthink: Run, recorded: Path) -> None:
     """The same seed takes the same samples, other seeds others; all of them stay the same."""
     few = (str(recorded), "--candidates", "3", "--stop", "none")
@@ -177,6 +205,14 @@ def test_the_table_has_a_row(longthink: Run, recorded: Path) -> None:
         ({"samples": [{"text": "", "score": "1"}]}, '"samples"[0].score must be a number from 0'),
         ({"samples": [{"text": "", "logprobs": -1}]}, '"samples"[0].logprobs must be a list'),
         ({"samples": [{"text": "", "logprobs": [{}]}]}, '"samples"[0].logprobs must hold numbers'),
+        (
+            {"samples": [{"text": "", "logprobs": [{"logprob": 0, "top_logprobs": {"x": 0}}]}]},
+            '"samples"[0].logprobs: "top_logprobs" must be a list',
+        ),
+        (
+            {"samples": [{"text": "", "logprobs": [{"logprob": 0, "top_logprobs": ["x"]}]}]},
+            '"samples"[0].logprobs.top_logprobs must hold numbers',
+        ),
     ],
 )
 def test_a_line_that_is_wrong_is_told(
