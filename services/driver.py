@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
+from math import isfinite
 from typing import Any, TypeAlias
 
 from planner.confidence import TOP
@@ -413,6 +414,8 @@ class Driver:
         task = grading.task
         if made.finish == "done" and not made.step_scores:
             self._tell(task, grading.result("failed", error="It has no step to score."))
+        elif made.finish == "done" and not all(map(isfinite, made.step_scores)):
+            self._tell(task, grading.result("failed", error="Its scores are no numbers."))
         elif made.finish == "done":
             score = AGGREGATES[self._manner.aggregate](made.step_scores)
             candidate = task.candidate.graded(made.step_scores, score)

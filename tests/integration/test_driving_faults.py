@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Collection
 from dataclasses import replace
+from math import nan
 
 import pytest
 from redis.asyncio import Redis
@@ -17,7 +18,7 @@ from planner.ports import Account, Hold
 from services.driver import Manner
 from services.trace import Kind
 from tests.integration.reasoning_bench import PRICES, QUERY, Bench, finished, told, wide
-from workers.fake import FakePool, Messages, Script
+from workers.fake import FakePool, Messages, Script, Verdict
 from workers.messages import Generate, Prompt
 
 
@@ -275,3 +276,16 @@ async def test_steps_are_funded_as_steps(redis_client: Redis) -> None:
     reply, events = await bench.ask(options)
     assert len(finished(events)) == 8
     assert reply.outcome.stopped is not Stopped.BUDGET
+
+
+@pytest.mark.parametrize("strategy", ["best_of_n", "rebase"])
+async def test_scores_that_are_no_numbers_choose_nothing(
+    redis_client: Redis, strategy: str
+) -> None:
+    """Neither what grows on nor the answer goes by them, and the reply says what did instead."""
+    bench = Bench(redis_client, FakePool(judge=lambda call: Verdict((nan,) * len(call.steps))))
+    reply, events = await bench.ask(wide(4, strategy=strategy))
+    assert {event.data["status"] for event in told(events, "grade")} == {"failed"}
+    assert reply.outcome.stopped is Stopped.COMPLETE
+    assert reply.outcome.answer is not None
+    assert reply.outcome.notes
