@@ -224,12 +224,12 @@ async def test_a_step_that_uses_up_the_length_ends_a_candidate(
 async def test_what_has_no_room_left_fails_and_says_so(
     redis_client: Redis, max_tokens: int, context: int, reason: str
 ) -> None:
-    """An answer of full length can't be told to wait and think again: it stands as it is."""
-    pool = FakePool(lambda _: Script("#### 7 ".ljust(100, "a")), context=context)
+    """An answer that is nearly too long can't be told to think again: it stands as it is."""
+    pool = FakePool(lambda _: Script("#### 7 ".ljust(28, "a")), context=context)
     query = replace(QUERY, sampling=Sampling(max_tokens=max_tokens))
     reply, events = await Bench(redis_client, pool).ask(wide(4, strategy="budget_forcing"), query)
     first, second = told(events)
-    assert first.data["candidate"]["finish"] == "length"
+    assert first.data["candidate"]["finish"] == "stop"
     assert second.data["error"] == f"No room is left for it in {reason}."
     assert reply.outcome.best is not None
     assert reply.outcome.best.path == (0,)

@@ -233,10 +233,11 @@ async def test_cancelling_empties_the_engines_at_once(pool: ServePool) -> None:
 async def test_what_a_floor_saves_is_never_generated(pool: ServePool) -> None:
     """By the engines' own counters, doubtful calls take a fraction of what they take whole."""
     ask = await asking(pool)
+    seeds = await _long_ones(pool, ask(300), 16)
 
     async def spent(floor: Floor | None) -> tuple[int, set[str]]:
         before = await totals(pool)
-        batch = tuple(ask(300, seed=seed, top_logprobs=TOP, floor=floor) for seed in range(16))
+        batch = tuple(ask(300, seed=seed, top_logprobs=TOP, floor=floor) for seed in seeds)
         finishes = {str(one.finish) for one in (await ends(pool.generate(batch))).values()}
         return (await grown(pool, before))["completion_tokens"], finishes
 
@@ -245,6 +246,15 @@ async def test_what_a_floor_saves_is_never_generated(pool: ServePool) -> None:
     given_up, finishes = await spent(Floor(1e9, 16))
     assert "doubtful" in finishes
     assert given_up < whole / 3
+
+
+async def _long_ones(pool: ServePool, call: Generate, count: int) -> list[int]:
+    """The seeds with which this call becomes longest, of six times as many."""
+    calls = {fresh(): seed for seed in range(6 * count)}
+    batch = tuple(replace(call, id=name, seed=seed) for name, seed in calls.items())
+    ended = await ends(pool.generate(batch))
+    longest = sorted(ended.values(), key=lambda one: -one.completion_tokens)
+    return [calls[one.id] for one in longest[:count]]
 
 
 async def test_a_reader_that_is_cancelled_leaves_nothing(pool: ServePool) -> None:
