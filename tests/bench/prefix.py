@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from secrets import token_hex
 from typing import Any, TypeAlias, cast
 
 os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
@@ -128,7 +129,7 @@ async def search(
     async def ask(number: int, question: str) -> None:
         query = Query((Message("user", question),), Sampling(max_tokens=400), seed=number)
         async with room:
-            run = await reasoner.start(query, options, trace_id=f"{strategy}{number}")
+            run = await reasoner.start(query, options, trace_id=token_hex(8))
             await run.reply()
 
     asked = queries("dev", "hard", arguments.queries, arguments.seed)
