@@ -261,6 +261,9 @@ class _Flight:
         except _LostError as lost:
             self._crew.homes.leave(self.replica)
             why = str(lost)
+        finally:
+            # What its reader left in it is no load any more, however long something refers to it.
+            self._crew.flights.discard(self)
         for ended in self._end(self.calls, "failed", error=why, lost=True):
             yield ended
 

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from secrets import token_hex
 from typing import Any, TypeAlias, cast
 
 os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
@@ -122,13 +123,14 @@ async def search(
     """Answer the queries, some at a time; what came of it for the cache."""
     redis = connect(redis_url)
     reasoner = Reasoner(pool, RedisLedger(redis), TraceStore(redis), Manner(step_delimiter="\n"))
+    sampling = Sampling(max_tokens=400, temperature=arguments.temperature)
     options = Options(strategy=strategy, stop="none", budget=Budget(candidates=arguments.width))
     room = asyncio.Semaphore(arguments.at_once)
 
     async def ask(number: int, question: str) -> None:
-        query = Query((Message("user", question),), Sampling(max_tokens=400), seed=number)
+        query = Query((Message("user", question),), sampling, seed=number)
         async with room:
-            run = await reasoner.start(query, options, trace_id=f"{strategy}{number}")
+            run = await reasoner.start(query, options, trace_id=token_hex(8))
             await run.reply()
 
     asked = queries("dev", "hard", arguments.queries, arguments.seed)
@@ -203,6 +205,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--width", type=int, default=16, help="candidates of a query")
     parser.add_argument("--at-once", type=int, default=4, help="queries at a time")
+    parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--block-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

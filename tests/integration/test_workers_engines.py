@@ -117,7 +117,7 @@ async def test_an_overloaded_replica_gives_branches_up(pool: ServePool) -> None:
 async def _grown_tree(pool: ServePool, count: int) -> tuple[list[Generate], dict[str, Generated]]:
     """The first steps of a tree that nobody grew before, a block and more long, and their ends."""
     name = fresh()
-    prompt = await pool.prepare((("user", f"{name}, what is it? " * 20),))
+    prompt = await pool.prepare((("user", f"{name}, what is it? " * 8),))
     roots = [
         Generate(fresh(), prompt.token_ids, 2 * BLOCK, seed=place, branch=(name, place))
         for place in range(count)
