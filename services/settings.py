@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from planner.domain import Prices
 from planner.effort import PRESETS, Preset
-from workers.options import GeneratorOptions, RewardOptions
+from workers.options import CPU_BLOCK_SIZE, GeneratorOptions, RewardOptions
 from workers.reference import PRM, REASONER, STEP_TAG
 
 REFERENCE = "reference"
@@ -193,6 +193,15 @@ class EngineSettings(Section):
             raise ValueError(
                 "enable_chunked_prefill needs GPUs (gpus above 0): on the CPU a seeded request "
                 "whose prompt is read in pieces ends the engine"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_fit_the_cpu(self) -> Self:
+        if self.block_size and not self.gpus and self.block_size % CPU_BLOCK_SIZE:
+            raise ValueError(
+                f"block_size must be a multiple of {CPU_BLOCK_SIZE} on the CPU: vLLM's attention "
+                "there reads no other blocks"
             )
         return self
 
