@@ -28,7 +28,7 @@ from planner.errors import InvalidOption
 from planner.search import STRATEGIES
 from planner.selection import selector
 from planner.stopping import parse
-from workers.options import GeneratorOptions, RewardOptions
+from workers.options import CPU_BLOCK_SIZE, GeneratorOptions, RewardOptions
 from workers.reference import PRM, REASONER, STEP_TAG
 
 REFERENCE = "reference"
@@ -226,6 +226,15 @@ class EngineSettings(Section):
             raise ValueError(
                 "enable_chunked_prefill needs GPUs (gpus above 0): on the CPU a seeded request "
                 "whose prompt is read in pieces ends the engine"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_fit_the_cpu(self) -> Self:
+        if self.block_size and not self.gpus and self.block_size % CPU_BLOCK_SIZE:
+            raise ValueError(
+                f"block_size must be a multiple of {CPU_BLOCK_SIZE} on the CPU: vLLM's attention "
+                "there reads no other blocks"
             )
         return self
 

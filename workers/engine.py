@@ -13,13 +13,9 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from workers.executor import ReplicaExecutor
-from workers.options import EngineOptions
+from workers.options import CPU_BLOCK_SIZE, EngineOptions
 
 _GIB = 1 << 30
-
-_CPU_BLOCK_SIZE = 32
-"""The least that vLLM's attention on the CPU is made for. Its own default, 128, is longer than many
-a prompt: nothing of that one could be used again."""
 
 _COUNTERS = {
     "vllm:prompt_tokens_total": "prompt_tokens",
@@ -61,7 +57,7 @@ def _arguments(options: EngineOptions) -> dict[str, Any]:
         "gpu_memory_utilization": options.gpu_memory_utilization,
         # With its size given and no graph to compile, vLLM on the CPU skips profiling and warm-up.
         "kv_cache_memory_bytes": int(options.kv_space_gib * _GIB) if options.on_cpu else None,
-        "block_size": options.block_size or (_CPU_BLOCK_SIZE if options.on_cpu else None),
+        "block_size": options.block_size or (CPU_BLOCK_SIZE if options.on_cpu else None),
         # The sampling defaults that come with a model must not change what a request asks for.
         "generation_config": "vllm",
     }

@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+CPU_BLOCK_SIZE = 32
+"""Tokens in a block of the KV cache on the CPU: vLLM's attention there takes multiples of it. Its
+own default, 128, is longer than many a prompt: nothing of that one could be used again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:

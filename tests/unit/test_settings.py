@@ -249,6 +249,13 @@ def test_prompts_are_read_in_pieces_only_on_gpus() -> None:
     load(None, ["generator.enable_chunked_prefill=true", "generator.gpus=1"], {})
 
 
+def test_blocks_that_the_cpu_cannot_read_are_refused() -> None:
+    """On the CPU a block of the KV cache is a multiple of 32 tokens; a GPU may have others."""
+    assert "multiple of 32" in refusal(None, "reward.block_size=16")
+    load(None, ["generator.block_size=64"], {})
+    load(None, ["generator.block_size=16", "generator.gpus=1"], {})
+
+
 def test_well_known_variables_are_heeded() -> None:
     """REDIS_URL and RAY_ADDRESS are taken, unless our own variable says otherwise."""
     env = {"REDIS_URL": "redis://a", "RAY_ADDRESS": "auto"}
