@@ -161,7 +161,9 @@ class Driver:
     async def _drive(self) -> None:
         try:
             while not self._ended():
-                if await self._launch():
+                if self._past(self._deadline):
+                    self.stop(Stopped.DEADLINE)
+                elif await self._launch():
                     # What the search was told just now may have given it more to ask for.
                     self._inbox.put_nowait(None)
                 elif not self._running() and not self._lining_up:
@@ -180,6 +182,9 @@ class Driver:
     def _idle(self) -> set[str]:
         """The tasks that aren't with the workers, or only to be put into tokens."""
         return {*self._lining_up, *self._unstarted, *self._waiting, *self._ungraded}
+
+    def _past(self, deadline: float | None) -> bool:
+        return deadline is not None and self._loop.time() >= deadline
 
     def _ended(self) -> bool:
         return self._reason is not None or self._search.done
@@ -218,7 +223,7 @@ class Driver:
     async def _hear(self, deadline: float | None) -> bool:
         """Wait for news; settle and tell all there is of it. False if the deadline came first."""
         # Where news keep coming the wait below never waits, and no timeout ends it.
-        if deadline is not None and self._loop.time() >= deadline:
+        if self._past(deadline):
             return False
         try:
             async with asyncio.timeout_at(deadline):

@@ -19,6 +19,7 @@ from services.driver import Conclusion, Driver, Manner
 from services.purse import Purse
 from services.record import effort_data, query_data
 from services.trace import Kind, Trace, TraceStore
+from workers.messages import Prompt
 from workers.ports import Pool
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -90,7 +91,11 @@ class Reasoner:
         due = None if deadline is None else loop.time() + deadline
         effort = settle(options, presets=self._presets, default=self._default_effort)
         messages = tuple((message.role, message.content) for message in query.messages)
-        prompt = await self._pool.prepare(messages)
+        try:
+            async with asyncio.timeout_at(due):
+                prompt = await self._pool.prepare(messages)
+        except TimeoutError:
+            prompt = Prompt((), 0)  # The deadline has come: nothing begins that would need it.
         strategy = begin(
             query,
             effort,

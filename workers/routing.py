@@ -54,6 +54,7 @@ class EngineRouter(RequestRouter):
             return [candidate_replicas]
         # Without this Serve asks again at once, for ever, while every replica is full.
         pending_request.routing_context.should_backoff = True
+        self._ask_none_for_its_queue(candidate_replicas)
         named = pending_request.kwargs.get(REPLICA)
         for replica in candidate_replicas:
             if replica.replica_id.unique_id == named:
@@ -64,6 +65,17 @@ class EngineRouter(RequestRouter):
         if ranked:
             self._charge(ranked[0].replica_id, pending_request)
         return [[replica] for replica in ranked]
+
+    def _ask_none_for_its_queue(self, replicas: list[RunningReplica]) -> None:
+        """Take each queue for short where it isn't known.
+
+        Serve would ask for its length first, and again and again, for seconds, where a replica is
+        too busy to say so at once. But queues have no bound here, and a replica says by itself
+        whether it takes a call.
+        """
+        for replica in replicas:
+            if self.replica_queue_len_cache.get(replica.replica_id) is None:
+                self.replica_queue_len_cache.update(replica.replica_id, 0)
 
     def on_request_completed(
         self,

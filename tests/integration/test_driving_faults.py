@@ -101,6 +101,25 @@ async def test_a_worker_that_never_puts_text_into_tokens_holds_nothing_beyond_th
     assert reply.spent.completion_tokens == (await bench.counted())[0]
 
 
+async def test_a_worker_that_never_takes_the_question_holds_nothing_beyond_the_deadline(
+    redis_client: Redis,
+) -> None:
+    """There is nothing to answer with, and the reply says in time that it was the deadline."""
+
+    class Deafer(FakePool):
+        async def prepare(self, messages: Messages) -> Prompt:
+            await asyncio.Event().wait()
+            return await super().prepare(messages)
+
+    options = Options(strategy="majority", budget=Budget(candidates=4, deadline_seconds=0.3))
+    began = time.monotonic()
+    reply, events = await Bench(redis_client, Deafer()).ask(options)
+    assert time.monotonic() - began < 1.0
+    assert reply.outcome.stopped is Stopped.DEADLINE
+    assert reply.outcome.best is None
+    assert not told(events)
+
+
 async def test_a_request_can_be_cancelled_while_text_is_put_into_tokens(
     redis_client: Redis,
 ) -> None:
