@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def engines(
     outcome = RewardOptions(
         model=str(checkpoints.outcome_reward(folder / "outcome")), kind="outcome", **small
     )
+    # Python's own tracker stays as long as this process, whichever test would have started it.
+    resource_tracker.ensure_running()
     others = _started()
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     quiet = {"log_level": "ERROR", "enable_access_log": False}
