@@ -58,6 +58,14 @@ def service(redis: RedisServer) -> Iterator[Service]:
         generator=GeneratorSettings(replicas=2),
     )
     with Service.start(settings, logs=True) as running:
+        # The first steps of an engine take far longer than all others.
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "What is 2 + 2?"}],
+            "longthink": {"strategy": "best_of_n", "stop": "none", "budget": {"candidates": 16}},
+        }
+        url = f"{running.url}/v1/chat/completions"
+        httpx.post(url, json=body, timeout=100).raise_for_status()
         yield running
 
 
