@@ -280,11 +280,12 @@ class Driver:
     def _lined_up(self, ready: Sequence[LinedUp]) -> None:
         """Tasks have a flight each, or the reason why they have failed."""
         for one in ready:
-            task = self._lining_up.pop(one.task.id, None)
-            if task is not None and isinstance(one.made, Flight):
-                self._unstarted[task.id] = one.made
-            elif task is not None and isinstance(one.made, str):
-                self._tell(task, Result(task.id, "failed", error=one.made))
+            if self._lining_up.pop(one.task.id, None) is None:
+                continue  # nobody wants it any more
+            if isinstance(one.made, Flight):
+                self._unstarted[one.task.id] = one.made
+            else:
+                self._tell(one.task, Result(one.task.id, "failed", error=one.made))
 
     async def _start_flights(self) -> None:
         """Start as many as can be funded side by side, of each kind by itself."""

@@ -105,13 +105,14 @@ async def measure(
                 worth = plan.worth(kept)
                 rest = [one for one in plan.variants if one != SINGLE or not plan.samples_first]
                 await ask(rest, replace(sampling, worth=worth))
+            recorded = on_record(kept)
             return Measured(
                 path=kept.path,
                 configuration=configuration,
                 worth=worth,
                 rows=rows(kept, plan.variants, worth),
-                on_record=rows(kept, on_record(kept), worth),
-                rounds=rounds(kept, on_record(kept)),
+                on_record=rows(kept, recorded, worth),
+                rounds=rounds(kept, recorded),
                 errors=kept.errors,
             )
 
