@@ -43,6 +43,7 @@ class EngineRouter(RequestRouter):
     def initialize_state(self, **_: object) -> None:
         """Called by Serve once, before the first choice."""
         self._charges: dict[str, _Charge] = {}
+        self._silent: set[ReplicaID] = set()
 
     async def choose_replicas(
         self,
@@ -71,11 +72,18 @@ class EngineRouter(RequestRouter):
 
         Serve would ask for its length first, and again and again, for seconds, where a replica is
         too busy to say so at once. But queues have no bound here, and a replica says by itself
-        whether it takes a call.
+        whether it takes a call. One that could not be reached has to be heard of again first.
         """
         for replica in replicas:
-            if self.replica_queue_len_cache.get(replica.replica_id) is None:
+            if self.replica_queue_len_cache.get(replica.replica_id) is not None:
+                self._silent.discard(replica.replica_id)
+            elif replica.replica_id not in self._silent:
                 self.replica_queue_len_cache.update(replica.replica_id, 0)
+
+    def on_replica_actor_unavailable(self, replica_id: ReplicaID) -> None:
+        """Called by Serve when a replica that may still live could not be reached."""
+        super().on_replica_actor_unavailable(replica_id)
+        self._silent.add(replica_id)
 
     def on_request_completed(
         self,
