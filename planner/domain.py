@@ -34,12 +34,28 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """How programs that are answers are compared: by what they give for each of these inputs.
+
+    An input is a standard input, or, where `entry` names a function, the JSON array of its
+    arguments.
+    """
+
+    inputs: tuple[str, ...]
+    entry: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
-    """The conversation and its options, as the search sees it."""
+    """The conversation and its options, as the search sees it.
+
+    With `code`, answers are Python programs: the last fenced block of each candidate.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
     seed: int = 0
+    code: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +206,13 @@ class Verify:
     """Say which of these distinct canonical answers are the same.
 
     The first `apart` of them are known to differ from one another. Formulas are the same where
-    they are mathematically equal; code is, where it gives the same output for each of `inputs`:
-    a standard input, or, where `entry` names a function, the JSON array of its arguments.
+    they are mathematically equal; with `code` they are programs, the same where they give the same
+    output for each of its inputs.
     """
 
     answers: tuple[str, ...]
     apart: int = 0
-    kind: Literal["formula", "code"] = "formula"
-    inputs: tuple[str, ...] = ()
-    entry: str | None = None
+    code: Code | None = None
 
     @property
     def id(self) -> str:

@@ -1,8 +1,8 @@
 """Which canonical answers are worth asking about: those that differ as text and may yet be equal.
 
 Whoever decides it (math-verify, a sandbox) is asked about these alone, since it takes longer than
-everything here and reads too much into what is no formula: to it `paris` is a product of letters,
-and so is `pairs`; `3 cm` and `3 km` are both 3.
+everything here. And math-verify reads too much into what is no formula: to it `paris` is a product
+of letters, and so is `pairs`; `3 cm` and `3 km` are both 3. Of programs any two may be the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from functools import lru_cache
 
-from planner.domain import Verify
+from planner.domain import Code, Verify
 
 _LONGEST = 300
 _DIGITS_COMPARED = 6
@@ -37,6 +37,7 @@ class _Kind(Enum):
     DECIMAL = auto()  # a number with so many places that it may stand for a fraction
     FRACTION = auto()
     FORMULA = auto()
+    PROGRAM = auto()
 
 
 _MAY_EQUAL = {
@@ -45,6 +46,7 @@ _MAY_EQUAL = {
     _Kind.DECIMAL: (_Kind.FRACTION, _Kind.FORMULA),
     _Kind.FRACTION: (_Kind.DECIMAL, _Kind.FORMULA),
     _Kind.FORMULA: (_Kind.NUMBER, _Kind.DECIMAL, _Kind.FRACTION, _Kind.FORMULA),
+    _Kind.PROGRAM: (_Kind.PROGRAM,),
 }
 """Numbers are canonical, and so are fractions: two that are written differently differ."""
 
@@ -53,19 +55,20 @@ class Comparisons:
     """The distinct answers of a search: which are known to differ, and which to ask about.
 
     An answer that comes takes constant time, however many there are; a question takes time in
-    proportion to the answers.
+    proportion to the answers. With `code` all of them are programs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, code: Code | None = None) -> None:
+        self._code = code
         self._apart: dict[str, None] = {}
-        """Formulas that are known to differ from one another, in the order in which they came."""
+        """Those that are known to differ from one another, in the order in which they came."""
         self._doubtful: dict[str, None] = {}
         """Those that may equal another one."""
         self._kinds: Counter[_Kind] = Counter()
 
     def saw(self, answer: str) -> None:
         """Take in a canonical answer; nothing happens where it is known."""
-        kind = _kind(answer)
+        kind = self._kind(answer)
         if kind is _Kind.WORDS or answer in self._apart or answer in self._doubtful:
             return
         doubtful = any(self._kinds[other] for other in _MAY_EQUAL[kind])
@@ -79,7 +82,7 @@ class Comparisons:
 
     def question(self) -> Verify:
         """What to ask about the answers there are."""
-        return Verify((*self._apart, *self._doubtful), apart=len(self._apart))
+        return Verify((*self._apart, *self._doubtful), len(self._apart), self._code)
 
     def answered(self, question: Verify, name: Callable[[str], str]) -> None:
         """Take it that what was asked about is apart now, by the names that `name` gives.
@@ -90,7 +93,10 @@ class Comparisons:
         later = [answer for answer in self._doubtful if answer not in asked]
         self._apart = dict.fromkeys(name(answer) for answer in (*asked, *self._apart))
         self._doubtful = dict.fromkeys(later)
-        self._kinds = Counter(map(_kind, (*self._apart, *later)))
+        self._kinds = Counter(map(self._kind, (*self._apart, *later)))
+
+    def _kind(self, answer: str) -> _Kind:
+        return _Kind.PROGRAM if self._code is not None else _kind(answer)
 
 
 def mathematical(answer: str) -> bool:

@@ -443,14 +443,7 @@ class Driver:
     # Comparing answers, which takes no tokens
 
     def _compare(self, task: Verify) -> None:
-        call = messages.Verify(
-            self._call_id(self._op(task)),
-            task.answers,
-            task.apart,
-            task.kind,
-            task.inputs,
-            task.entry,
-        )
+        call = messages.Verify(self._call_id(self._op(task)), task.answers, task.apart, task.code)
         self._comparing[call.id] = task
         self._carry(self._pool.verify((call,)))
 

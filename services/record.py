@@ -9,6 +9,7 @@ from typing import Any
 from planner.domain import (
     Budget,
     Candidate,
+    Code,
     Cost,
     Finish,
     Message,
@@ -27,11 +28,13 @@ def query_data(query: Query) -> dict[str, Any]:
 
 def read_query(data: Mapping[str, Any]) -> Query:
     """The query that `query_data` wrote."""
+    code = data["code"]
     sampling = {**data["sampling"], "stop": tuple(data["sampling"]["stop"])}
     return Query(
         tuple(Message(**message) for message in data["messages"]),
         Sampling(**sampling),
         data["seed"],
+        None if code is None else Code(**{**code, "inputs": tuple(code["inputs"])}),
     )
 
 

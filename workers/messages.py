@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from planner.domain import Floor
+from planner.domain import Code, Floor
 
 Branch: TypeAlias = tuple[str | int, ...]
 """A node of a search tree: a name for the request, then the path from its query to the node."""
@@ -141,9 +141,7 @@ class Verify:
     id: str
     answers: tuple[str, ...]
     apart: int = 0
-    kind: Literal["formula", "code"] = "formula"
-    inputs: tuple[str, ...] = ()
-    entry: str | None = None
+    code: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,25 +3,32 @@
 Formulas are compared by math-verify, code by what it gives for the request's inputs. Owns the
 processes for both. What always holds: each call ends in exactly one `Verified`, whatever hangs;
 what can't be compared counts as different, and a note says so; each new answer is compared with
-one of each group that is there, and code is run once on each input, however many answers there
-are; nothing is left running when a stream or the verifier is closed.
+one of each group that is there, and a program is run once on each input, however many there are;
+nothing is left running when a stream or the verifier is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from hashlib import blake2b
 
 from pebble import ProcessExpired
 
 from planner.answers import number_form
+from planner.domain import Code
 from planner.equivalence import may_be_same
 from planner.forms import json_value
 from workers.messages import Verified, Verify
 from workers.verifying.formulas import FormulaPool
-from workers.verifying.sandbox import Run, Sandbox
+from workers.verifying.sandbox import Sandbox
 
 WORKER = "verifier"
+
+_PROGRAMS = 512
+"""Programs whose outputs are remembered, by their digest."""
 
 
 class Verifier:
@@ -34,11 +41,12 @@ class Verifier:
         *,
         patience_seconds: float = 20.0,
     ) -> None:
-        """`patience_seconds` is how long the formulas of one call may take together."""
+        """`patience_seconds` is how long the answers of one call may take together."""
         self._patience = patience_seconds
         self._formulas = formulas or FormulaPool()
         self._sandbox = sandbox or Sandbox()
         self._running: dict[str, asyncio.Task[Verified]] = {}
+        self._programs: OrderedDict[tuple[str, Code], _Ran] = OrderedDict()
 
     def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
@@ -75,7 +83,9 @@ class Verifier:
             await asyncio.gather(*names, return_exceptions=True)
 
     async def _compared(self, call: Verify) -> Verified:
-        return await (self._by_running(call) if call.kind == "code" else self._by_formula(call))
+        if call.code is not None:
+            return await self._by_running(call, call.code)
+        return await self._by_formula(call)
 
     # Formulas
 
@@ -112,32 +122,64 @@ class Verifier:
 
     # Code
 
-    async def _by_running(self, call: Verify) -> Verified:
-        if not call.inputs:
+    async def _by_running(self, call: Verify, code: Code) -> Verified:
+        if not code.inputs:
             note = "Without inputs to run them on, programs count as different."
             return _done(call, [], [note])
-        all_runs = await asyncio.gather(*(self._runs(call, code) for code in call.answers))
-        groups: dict[tuple[str, ...], list[str]] = {}
+        runs = {program: asyncio.create_task(self._ran(program, code)) for program in call.answers}
+        try:
+            _, late = await asyncio.wait(runs.values(), timeout=self._patience)
+        finally:
+            for task in runs.values():
+                task.cancel()
+            await asyncio.gather(*runs.values(), return_exceptions=True)
+        groups: dict[bytes, list[str]] = {}
         notes = []
-        for place, (code, runs) in enumerate(zip(call.answers, all_runs, strict=True), 1):
-            last = runs[-1]
-            if last.refused:
-                return Verified(call.id, "failed", worker=WORKER, error=last.fault)
-            if last.fault is not None:
-                notes.append(f"Program {place} of {len(call.answers)}: {last.fault}")
+        for place, (program, task) in enumerate(runs.items(), 1):
+            if task in late:
+                continue
+            ran = task.result()
+            if ran.refused:
+                return Verified(call.id, "failed", worker=WORKER, error=ran.fault)
+            if ran.fault is not None:
+                notes.append(f"Program {place} of {len(runs)}: {ran.fault}")
             else:
-                outputs = tuple(_comparable(run.output or "", call.entry) for run in runs)
-                groups.setdefault(outputs, []).append(code)
+                groups.setdefault(ran.outputs, []).append(program)
+        if late:
+            notes.append(f"There was no time to run {len(late)} of {len(runs)} programs.")
         return _done(call, list(groups.values()), notes)
 
-    async def _runs(self, call: Verify, code: str) -> list[Run]:
-        """Run `code` on each input, up to the first that gives nothing."""
-        runs: list[Run] = []
-        for given in call.inputs:
-            runs.append(await self._sandbox.run(code, given, call.entry))
-            if runs[-1].fault is not None:
-                break
-        return runs
+    async def _ran(self, program: str, code: Code) -> _Ran:
+        """What `program` gives for all inputs: known for a while, since it's asked again soon."""
+        known = self._programs.get((program, code))
+        if known is not None:
+            return known
+        ran = await self._run(program, code)
+        if not ran.refused:
+            self._programs[program, code] = ran
+            while len(self._programs) > _PROGRAMS:
+                self._programs.popitem(last=False)
+        return ran
+
+    async def _run(self, program: str, code: Code) -> _Ran:
+        """Run `program` on each input, up to the first that gives nothing."""
+        outputs = blake2b(digest_size=16)
+        for given in code.inputs:
+            run = await self._sandbox.run(program, given, code.entry)
+            if run.fault is not None:
+                return _Ran(fault=run.fault, refused=run.refused)
+            output = _comparable(run.output or "", code.entry).encode(errors="surrogatepass")
+            outputs.update(f"{len(output)}:".encode() + output)
+        return _Ran(outputs.digest())
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """How the runs of one program ended: with outputs, of which this is a digest, or a fault."""
+
+    outputs: bytes = b""
+    fault: str | None = None
+    refused: bool = False
 
 
 def _comparable(output: str, entry: str | None) -> str:

@@ -21,10 +21,11 @@ class Gathering(Search):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self._tally = Tally()
+        code = setup.query.code
+        self._tally = Tally(code=code is not None)
         self._stopped: Stopped | None = None
         self._comparing: Verify | None = None
-        self._comparisons = Comparisons()
+        self._comparisons = Comparisons(code)
         self._remarks_on_answers: list[str] = []
 
     @abstractmethod
@@ -62,7 +63,7 @@ class Gathering(Search):
                 for other in others:
                     self._tally.merge(first, other)
             self._comparisons.answered(task, self._tally.name)
-            self._remarks_on_answers += result.notes
+            self._remarks_on_answers += (*result.notes, *filter(None, [result.error]))
         if self._stopped is None and self._compared:
             self._stopped = self._verdict()
 
@@ -88,6 +89,11 @@ class Gathering(Search):
             notes = (*notes, "No candidate could finish; this is as far as the longest one came.")
         if self.setup.selector.needs_scores and not self.setup.grades:
             notes = ("The profile has no reward model.", *notes)
+        if self.setup.query.code is not None and not self.setup.verifies:
+            notes = (
+                *notes,
+                "There is nothing to run programs: only those of the same text are one.",
+            )
         notes = (*notes, *self._remarks(), *dict.fromkeys(self._remarks_on_answers))
         return Outcome(
             ranked=ranked,

@@ -19,9 +19,9 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError, to_json
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json, to_json
 
-from planner.domain import Budget, Query, Sampling
+from planner.domain import Budget, Code, Query, Sampling
 from planner.domain import Message as Turn
 from planner.effort import Options
 from services.api.errors import ApiError, invalid
@@ -84,6 +84,8 @@ OF_A_STREAM: Mapping[str, tuple[Any, ...]] = MappingProxyType({"include_obfuscat
 MOST_ANSWERS = 128
 MOST_MESSAGES = 1024
 MOST_STOPS = 4
+MOST_INPUTS = 32
+MOST_INPUT = 65_536
 _INT64 = 1 << 63
 _INVALID = "invalid_value"
 _UNSUPPORTED = "unsupported_parameter"
@@ -184,6 +186,28 @@ class BudgetOptions(Form):
         )
 
 
+class CodeOptions(Form):
+    """Answers are Python programs: those that give the same for all these inputs are one."""
+
+    inputs: Annotated[
+        list[Annotated[str, Field(max_length=MOST_INPUT)]],
+        Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True),
+    ]
+    entry: Annotated[str, Field(max_length=256, pattern=r"^[^\W\d]\w*$")] | None = None
+
+    @model_validator(mode="after")
+    def _calls_with_arrays(self) -> Self:
+        if self.entry is not None and not all(map(_is_array, self.inputs)):
+            raise _fault(
+                "must each be a JSON array, the arguments of the function that entry names",
+                "inputs",
+            )
+        return self
+
+    def code(self) -> Code:
+        return Code(tuple(self.inputs), self.entry)
+
+
 class LongthinkOptions(Form):
     """What longthink has beyond OpenAI's API."""
 
@@ -192,6 +216,7 @@ class LongthinkOptions(Form):
     stop: Word | None = None
     seed: Seed | None = None
     budget: BudgetOptions | None = None
+    code: CodeOptions | None = None
 
 
 class ChatRequest(Form):
@@ -254,6 +279,7 @@ def parse(body: bytes, *, model: str, limits: Limits) -> Ask:
             messages=tuple(message.turn() for message in form.messages),
             sampling=_sampling(form, limits.sampling),
             seed=_seed(form, ours),
+            code=ours.code.code() if ours.code else None,
         ),
         options=Options(
             effort=form.reasoning_effort,
@@ -293,6 +319,13 @@ def _seed(form: ChatRequest, ours: LongthinkOptions) -> int:
         if seed is not None:
             return seed
     return randbits(63)
+
+
+def _is_array(text: str) -> bool:
+    try:
+        return isinstance(from_json(text), list)
+    except ValueError:
+        return False
 
 
 def _differ(one: int | None, other: int | None) -> bool:

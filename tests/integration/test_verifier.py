@@ -13,6 +13,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 
+from planner.domain import Code
 from tests.contract.verify_contract import Comparing, VerifyContract, question, verified
 from workers.messages import Verified, Verify
 from workers.verifier import Verifier
@@ -100,7 +101,7 @@ async def test_programs_are_one_where_their_output_is(verifier: Verifier) -> Non
     """Programs are compared by what they print for each input, and faults are told in words."""
     doubles = ("print(int(input()) * 2)", "n = int(input())\nprint(n + n, ' ')")
     others = ("print(4)", "raise ValueError('never')")
-    call = Verify("programs", doubles + others, kind="code", inputs=("2", "5"))
+    call = Verify("programs", doubles + others, code=Code(("2", "5")))
     told = await answered(verifier, call)
     assert told.same == (doubles,)
     assert told.notes == ("Program 4 of 4: It ended with an error: ValueError: never",)
@@ -113,14 +114,46 @@ async def test_functions_are_one_where_their_values_are(verifier: Verifier) -> N
         "def f(a, b):\n    print('x')\n    return {'of': (a, b), 'sum': b + float(a)}",
         "def f(a, b): return 0",
     )
-    call = Verify("functions", codes, kind="code", inputs=("[1, 2]", "[3, 4]"), entry="f")
+    call = Verify("functions", codes, code=Code(("[1, 2]", "[3, 4]"), "f"))
     told = await answered(verifier, call)
     assert (told.same, told.notes) == ((codes[:2],), ())
 
 
+async def test_a_program_is_run_once_however_often_it_is_asked_of() -> None:
+    """What a program gives is known when later ones are compared with it, for the same inputs."""
+    ran = []
+
+    class Counting(Sandbox):
+        async def run(self, program: str, stdin: str, entry: str | None = None) -> Run:
+            ran.append(program)
+            return await super().run(program, stdin, entry)
+
+    verifier = Verifier(sandbox=Counting())
+    for place, inputs in enumerate((("",), ("",), ("", "1"))):
+        programs = ("print(0)", "print( 0)", f"print(0) # {place}")
+        told = await answered(verifier, Verify(f"call-{place}", programs, code=Code(inputs)))
+        assert told.same == (programs,)
+    assert ran.count("print(0)") == ran.count("print( 0)") == 3
+    assert len(ran) == 3 + 1 + 6
+    await verifier.close()
+
+
+async def test_programs_that_take_too_long_together_count_as_different() -> None:
+    """A call ends in its time, whatever it is given to run, and says what it didn't come to."""
+    verifier = Verifier(sandbox=Sandbox(Limits(seconds=9.0, cpu_seconds=9)), patience_seconds=2.0)
+    slow = tuple(f"while True: pass  # {place}" for place in range(4))
+    same = ("print(1)", "print( 1)")
+    began = time.monotonic()
+    told = await answered(verifier, Verify("late", (*same, *slow), code=Code(("",))))
+    assert time.monotonic() - began < 6
+    assert told.same == (same,)
+    assert told.notes == ("There was no time to run 4 of 6 programs.",)
+    await verifier.close()
+
+
 async def test_without_inputs_programs_are_not_compared(verifier: Verifier) -> None:
     """Nothing is run, and a note says why."""
-    told = await answered(verifier, Verify("none", ("print(1)", "print(1) "), kind="code"))
+    told = await answered(verifier, Verify("none", ("print(1)", "print(1) "), code=Code(())))
     assert (told.finish, told.same) == ("done", ())
     assert "inputs" in told.notes[0]
 
@@ -228,6 +261,6 @@ async def test_without_confinement_nothing_runs_unless_told(
     assert "Operation not permitted" in (refused.fault or "")
     assert "namespaces" in (refused.fault or "")
     verifier = Verifier(sandbox=Sandbox())
-    told = await answered(verifier, Verify("r", ("a", "b"), kind="code", inputs=("",)))
+    told = await answered(verifier, Verify("r", ("a", "b"), code=Code(("",))))
     assert (told.finish, told.error) == ("failed", refused.fault)
     await verifier.close()

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
-from planner.domain import Sampling
+from planner.domain import Code, Sampling
 from planner.effort import PRESETS
 from services.api.errors import ApiError
 from services.api.limits import Limits
@@ -51,6 +51,19 @@ def verdict(body: Any) -> int:
 
 def budget(**limits: Any) -> dict[str, Any]:
     return {**BODY, "longthink": {"budget": limits}}
+
+
+def programs(**code: Any) -> dict[str, Any]:
+    return {**BODY, "longthink": {"code": code}}
+
+
+def test_answers_may_be_programs() -> None:
+    """Inputs are standard inputs as they are, or JSON arrays where a function is named."""
+    assert read(BODY).query.code is None
+    assert read(programs(inputs=["", "1\n"])).query.code == Code(("", "1\n"))
+    assert read(programs(inputs=["[]", "[1, 2]"], entry="f")).query.code == Code(
+        ("[]", "[1, 2]"), "f"
+    )
 
 
 def test_every_field_of_openais_client_is_decided_on() -> None:
@@ -136,6 +149,14 @@ def test_fields_without_effect_still_have_a_type(name: str) -> None:
         ({**BODY, "stop": 5}, "stop"),
         ({**BODY, "seed": 1 << 63}, "seed"),
         ({**BODY, "seed": 1, "longthink": {"seed": 2}}, "seed"),
+        (programs(inputs=[]), "longthink.code.inputs"),
+        (programs(), "longthink.code.inputs"),
+        (programs(inputs=["x"] * 33), "longthink.code.inputs"),
+        (programs(inputs=["1"], entry="f"), "longthink.code.inputs"),
+        (programs(inputs=["[1"], entry="f"), "longthink.code.inputs"),
+        (programs(inputs=["[1]"], entry="f()"), "longthink.code.entry"),
+        (programs(inputs=[1]), "longthink.code.inputs[0]"),
+        (programs(inputs=["x"], language="C"), "longthink.code.language"),
         ({**BODY, "n": 0}, "n"),
         ({**BODY, "n": 129}, "n"),
         ({**BODY, "stream": "yes"}, "stream"),
