@@ -6,6 +6,8 @@ it asks both the same questions in turn, with the same sampling seeds: both writ
 and a machine whose speed drifts is fair to both. It prints
 
 - for `single`: milliseconds at the median, over HTTP and directly, and what the path adds;
+- where that is added, by the trace: outside of it, which is HTTP, its body and the prompt in tokens
+  (and how much of that an empty request takes), between driver and engine, and at the end;
 - for 16 and 64 candidates side by side: tokens a second, and the ratio.
 """
 
@@ -17,7 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from rich.console import Console
@@ -32,6 +34,8 @@ from workers.reference.synthetic import queries
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
+
+Made = TypeVar("Made")
 
 ROUNDS = 40
 MAX_TOKENS = 256
@@ -57,31 +61,44 @@ async def compare(url: str, options: GeneratorOptions, rounds: int) -> None:
     try:
         async with httpx.AsyncClient(base_url=url, timeout=300) as http:
             console = Console()
-            console.print(await single(engine, http, rounds))
+            for table in await single(engine, http, rounds):
+                console.print(table)
             console.print(await wide(engine, http, max(3, rounds // 3)))
     finally:
         engine.shutdown()
 
 
-async def single(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> Table:
-    """The latency of one candidate."""
-    over, direct = [], []
+async def single(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> tuple[Table, Table]:
+    """The latency of one candidate, and where the path adds to it."""
+    lines: list[dict[str, float]] = []
     for index, query in enumerate(queries("dev", "hard", rounds + 5, seed=0)):
-        there = await timed(ask(http, query.question, 1, index))
-        here = await timed(drive(engine, query.question, 1, index))
-        if index >= 5:  # the first warm up
-            over.append(there[0] * 1e3)
-            direct.append(here[0] * 1e3)
+        over, reply = await timed(ask(http, query.question, 1, index))
+        direct, _ = await timed(drive(engine, query.question, 1, index))
+        empty, _ = await timed(http.get("/health/live"))
+        trace = await http.get(f"/v1/traces/{reply['longthink']['trace_id']}")
+        at = {
+            event["kind"]: event["seconds"] for event in trace.raise_for_status().json()["events"]
+        }
+        seconds = {
+            "HTTP": over,
+            "direct": direct,
+            "added": over - direct,
+            "outside the trace": over - at["closed"],
+            "of it an empty request": empty,
+            "driver to engine and back": at["told"] - at["asked"] - direct,
+            "the end": at["closed"] - at["told"],
+        }
+        lines.append({name: one * 1e3 for name, one in seconds.items()})
+    del lines[:5]  # the first warm up
+    middle = {name: median(line[name] for line in lines) for name in lines[0]}
     table = Table("single", "HTTP p50 ms", "direct p50 ms", "added p50 ms", "ratio")
-    added = median(one - other for one, other in zip(over, direct, strict=True))
-    table.add_row(
-        f"{rounds} rounds",
-        f"{median(over):.1f}",
-        f"{median(direct):.1f}",
-        f"{added:.1f}",
-        f"{median(over) / median(direct):.2f}",
-    )
-    return table
+    first = [f"{middle.pop(name):.1f}" for name in ("HTTP", "direct", "added")]
+    ratio = float(first[0]) / float(first[1])
+    table.add_row(f"{rounds} rounds", *first, f"{ratio:.2f}")
+    parts = Table("where it is added", "p50 ms")
+    for name, milliseconds in middle.items():
+        parts.add_row(name, f"{milliseconds:.1f}")
+    return table, parts
 
 
 async def wide(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> Table:
@@ -91,8 +108,8 @@ async def wide(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> Table:
         over, direct = [], []
         for index, query in enumerate(queries("dev", "hard", rounds + 1, seed=candidates)):
             asked = query.question
-            seconds, tokens = await timed(ask(http, asked, candidates, index))
-            over.append(tokens / seconds)
+            seconds, reply = await timed(ask(http, asked, candidates, index))
+            over.append(reply["usage"]["completion_tokens"] / seconds)
             seconds, tokens = await timed(drive(engine, asked, candidates, index))
             direct.append(tokens / seconds)
         ratio = median(one / other for one, other in zip(over[1:], direct[1:], strict=True))
@@ -105,15 +122,15 @@ async def wide(engine: AsyncLLM, http: httpx.AsyncClient, rounds: int) -> Table:
     return table
 
 
-async def timed(call: Awaitable[int]) -> tuple[float, int]:
-    """Seconds it took, and the tokens it made."""
+async def timed(call: Awaitable[Made]) -> tuple[float, Made]:
+    """Seconds it took, and what came of it."""
     began = time.perf_counter()
-    tokens = await call
-    return time.perf_counter() - began, tokens
+    made = await call
+    return time.perf_counter() - began, made
 
 
-async def ask(http: httpx.AsyncClient, question: str, candidates: int, seed: int) -> int:
-    """The question over the whole path; returns the completion tokens."""
+async def ask(http: httpx.AsyncClient, question: str, candidates: int, seed: int) -> Any:
+    """The reply to the question over the whole path."""
     strategy = "single" if candidates == 1 else "majority"
     reply = await http.post(
         "/v1/chat/completions",
@@ -130,8 +147,7 @@ async def ask(http: httpx.AsyncClient, question: str, candidates: int, seed: int
             },
         },
     )
-    tokens: int = reply.raise_for_status().json()["usage"]["completion_tokens"]
-    return tokens
+    return reply.raise_for_status().json()
 
 
 async def drive(engine: AsyncLLM, question: str, candidates: int, seed: int) -> int:
