@@ -16,6 +16,7 @@ from planner.domain import (
     Expand,
     Finish,
     Grade,
+    Path,
     Prices,
     Query,
     Result,
@@ -85,8 +86,7 @@ class Flight:
             floor=task.floor,
             confidences=self._last_confidences(),
             stream=stream,
-            # What stands before the operation in the id of a call is the same for all its request.
-            branch=(call_id.removesuffix(self.op), *task.path),
+            branch=_branch(call_id, self.op, task.path),
         )
 
     def _last_confidences(self) -> tuple[float, ...]:
@@ -188,6 +188,7 @@ class Grading:
             steps=split_steps(self.task.candidate.text, delimiter),
             delimiter=delimiter,
             max_tokens=self.needs,
+            branch=_branch(call_id, self.op, self.task.candidate.path),
         )
 
     def take(self, made: messages.Graded, prices: Prices) -> Cost:
@@ -210,6 +211,14 @@ class Grading:
     ) -> Result:
         """How the task ended."""
         return Result(self.task.id, status, candidate, self.cost, error, worker)
+
+
+def _branch(call_id: str, op: str, path: Path) -> messages.Branch:
+    """Where a call stands in its request's tree.
+
+    What stands before the operation in the id of a call is the same for all its request.
+    """
+    return (call_id.removesuffix(op), *path)
 
 
 def _sum(one: float | None, other: float | None) -> float | None:

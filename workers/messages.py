@@ -101,7 +101,8 @@ class Grade:
 
     `steps` are its text without the `delimiter` that stood between them: a process reward model
     reads its step tags there, an outcome reward model the delimiters. `max_tokens` is what it may
-    read; what takes more isn't scored, and the reply says how many tokens it needs.
+    read; what takes more isn't scored, and the reply says how many tokens it needs. `branch` is
+    the node that it grades: a reward model has read its parent where that was graded.
     """
 
     id: str
@@ -109,6 +110,7 @@ class Grade:
     steps: tuple[str, ...]
     max_tokens: int
     delimiter: str = "\n"
+    branch: Branch = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +118,16 @@ class Graded:
     """How a `Grade` ended.
 
     `step_scores` are in [0, 1], one a step; an outcome reward model gives one for all.
-    `finish` is "done", "unaffordable" (`needs` more tokens than it was allowed; nothing was
-    spent), "cancelled" or "failed".
+    `finish` is "done", "unaffordable" (it `needs` more tokens than it was allowed), "cancelled" or
+    "failed". `reward_tokens` is what the engine's counters show for it, however it ended, and
+    `cached_tokens` the part of it that came from the prefix cache.
     """
 
     id: str
     finish: Literal["done", "unaffordable", "cancelled", "failed"]
     step_scores: tuple[float, ...] = ()
     reward_tokens: int = 0
+    cached_tokens: int = 0
     needs: int = 0
     worker: str = ""
     error: str | None = None

@@ -33,7 +33,6 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from planner.errors import InvalidOption, WorkersUnavailable
 from workers.homes import Homes, Place, by_home
 from workers.messages import (
-    Branch,
     Generate,
     Generated,
     GenerationEvent,
@@ -149,7 +148,7 @@ class ServePool:
         await asyncio.gather(*(flight.cancel(self._patience) for flight in flights.values()))
 
     def _send(self, crew: _Crew, batch: Sequence[AnyCall]) -> AsyncIterator[Any]:
-        shares = crew.homes.share([_branch(call) for call in batch], crew.loads())
+        shares = crew.homes.share([call.branch for call in batch], crew.loads())
         flights = [_Flight(crew, name, [batch[at] for at in share]) for name, share in shares]
         crew.flights.update(flights)
         for flight in flights:
@@ -279,14 +278,14 @@ class _Flight:
                 for ended in self._end(self._dropped, "cancelled"):
                     yield ended
                 return
-            self._crew.homes.settle(self._replica, map(_branch, batch), self._home)
+            self._crew.homes.settle(self._replica, (call.branch for call in batch), self._home)
             await self.cancel(patience)
             async for group in items:
                 for event in group:
                     if isinstance(event, self._crew.ending):
                         call = self.calls.pop(event.id)
                         if event.lost:
-                            self._crew.homes.evict(_branch(call))
+                            self._crew.homes.evict(call.branch)
                     yield event
 
     def _end(
@@ -319,11 +318,6 @@ class _Flight:
             taken.cancel()
             unwanted.cancel()
             await asyncio.wait({taken, unwanted})
-
-
-def _branch(call: AnyCall) -> Branch:
-    """The node that a call writes; a grade writes none."""
-    return call.branch if isinstance(call, Generate) else ()
 
 
 async def _refused(batch: Sequence[Grade]) -> AsyncIterator[Graded]:

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from workers.scoring import Scorer
 
 
+_ALL_TOKENS = {"tok_pooling_type": "ALL"}
+"""What a process reward model pools: the scores of all tokens that it computes. vLLM's step pooling
+would look for step tags among those that come from the prefix cache, too."""
+
+
 class Reward(EngineReplica):
     """Scores candidates, all of a batch side by side."""
 
     def __init__(self, options: RewardOptions) -> None:
-        super().__init__(options, runner="pooling")
+        pooler = _ALL_TOKENS if options.kind == "process" else None
+        super().__init__(options, runner="pooling", pooler_config=pooler)
         self._scoring = importlib.import_module("workers.scoring")
         self._scorer: Scorer = self._scoring.Scorer(self._llm, options, self._worker)
 

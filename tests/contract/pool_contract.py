@@ -368,6 +368,7 @@ class PoolContract(ABC):
             assert all(0 <= score <= 1 for score in one.step_scores)
         after = await grown(pool, before)
         assert after["prompt_tokens"] == sum(one.reward_tokens for one in results.values()) > 0
+        assert after["cached_tokens"] == sum(one.cached_tokens for one in results.values())
 
     async def test_a_grade_says_what_it_would_take(self, pool: CountingPool) -> None:
         """One that costs more than allowed reads nothing, and says what it needs; so much does."""

@@ -306,6 +306,52 @@ async def test_step_scores_are_what_transformers_gives(pool: ServePool, engines:
         assert results[call.id].reward_tokens == len(token_ids)
 
 
+async def test_a_step_is_graded_without_reading_the_rest_again(
+    pool: ServePool, engines: Engines
+) -> None:
+    """Of a candidate that goes on, what was graded before comes from the cache, scores and all."""
+    question = (("user", f"{fresh()}: how much is that? " * 4),)
+    steps = tuple(f"step {place} is of some length" for place in range(6))
+    before = await totals(pool)
+    cached = []
+    for end in range(1, len(steps) + 1):
+        call = Grade(fresh(), question, steps[:end], 4096)
+        graded_now = (await graded(pool.grade((call,))))[call.id]
+        tagged = "".join(step + checkpoints.STEP_TAG for step in call.steps)
+        token_ids = checkpoints.conversation((*question, ("assistant", tagged)))
+        expected = checkpoints.process_scores(engines.folder / "process", token_ids)
+        assert graded_now.step_scores == pytest.approx(expected, abs=0.02)
+        assert graded_now.reward_tokens == len(token_ids)
+        if end > 1:
+            # The tokens after the last tag differ, and of the others whole blocks are kept.
+            assert len(token_ids) - graded_now.cached_tokens < 2 * BLOCK + len(steps[0]) + 5
+        cached.append(graded_now.cached_tokens)
+    assert (await grown(pool, before))["cached_tokens"] == sum(cached) > 0
+
+
+async def test_scores_that_nobody_heard_are_computed_again(
+    pool: ServePool, engines: Engines
+) -> None:
+    """A reading that is given up leaves its cache behind, but takes no score from those after."""
+    question = (("user", f"{fresh()}: and how much is that? " * 4),)
+    steps = tuple(f"step {place} is of some length" for place in range(6))
+    before = await totals(pool)
+    spent = 0
+    for _ in range(12):
+        calls = tuple(Grade(fresh(), question, steps, 4096) for _ in range(3))
+        reading = asyncio.create_task(graded(pool.grade(calls)))
+        await asyncio.sleep(0.002)
+        await pool.cancel([call.id for call in calls[:2]])
+        ended = await reading
+        spent += sum(one.reward_tokens for one in ended.values())
+        tagged = "".join(step + checkpoints.STEP_TAG for step in steps)
+        token_ids = checkpoints.conversation((*question, ("assistant", tagged)))
+        expected = checkpoints.process_scores(engines.folder / "process", token_ids)
+        assert ended[calls[2].id].step_scores == pytest.approx(expected, abs=0.02)
+        question = (("user", f"{fresh()}: and how much is that? " * 4),)
+    assert (await grown(pool, before))["prompt_tokens"] == spent
+
+
 async def test_an_outcome_model_gives_one_score(engines: Engines) -> None:
     """An outcome reward model gives one score for all steps, the one transformers gives."""
     pool = ServePool(engines.generator, engines.outcome, generators=2)
