@@ -80,10 +80,11 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The outcome and everything that was spent on it."""
+    """The outcome and everything that was spent on it, calls that haven't reported included."""
 
     outcome: Outcome
     spent: Cost
+    unreported: int = 0
 
 
 class Driver:
@@ -138,6 +139,7 @@ class Driver:
         self._reason: Stopped | None = None
         self._notes: list[str] = []
         self._next_standing = 0.0
+        self._unreported = 0
 
     def stop(self, reason: Stopped) -> None:
         """End the search with the best so far."""
@@ -499,8 +501,8 @@ class Driver:
         best = self._search.best()
         stopped = self._reason or self._search.stopped
         outcome = replace(best, stopped=stopped, notes=(*best.notes, *self._notes))
-        spent = sum((one.held for one in self._flying.values()), self._purse.spent)
-        spent = sum((one.held for one in self._grading.values()), spent)
+        unreported: list[Flight | Grading] = [*self._flying.values(), *self._grading.values()]
+        spent = sum((one.held for one in unreported), self._purse.spent)
         self._trace.append(
             Kind.CLOSED,
             outcome=outcome_data(outcome),
@@ -508,7 +510,8 @@ class Driver:
             reason=self._reason,
             remarks=list(self._notes),
         )
-        self.concluded.set_result(Conclusion(outcome, spent))
+        self._unreported = len(unreported)
+        self.concluded.set_result(Conclusion(outcome, spent, self._unreported))
 
     def _write_off(self) -> None:
         """Charge what never reported back with all it may have cost, and let go of it."""
@@ -516,6 +519,8 @@ class Driver:
             self._purse.owe(Commit(flight.op, flight.held))
         for grading in self._grading.values():
             self._purse.owe(Commit(grading.op, grading.held))
+        if self._unreported:
+            self._trace.append(Kind.SETTLED, spent=asdict(self._purse.spent))
         for errand in self._errands:
             errand.cancel()
 

@@ -27,13 +27,18 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a request came to."""
+    """What a request came to.
+
+    `unreported` calls, cut off at the end, have yet to say what they cost: `spent` counts each with
+    all that it may have cost.
+    """
 
     trace_id: str
     outcome: Outcome
     effort: Effort
     spent: Cost
     budget: Budget
+    unreported: int = 0
 
 
 class Run:
@@ -48,7 +53,12 @@ class Run:
         """Wait for the reply. Cancelling the wait doesn't cancel the run."""
         conclusion: Conclusion = await asyncio.shield(self._driver.concluded)
         return Reply(
-            self.trace.id, conclusion.outcome, self.effort, conclusion.spent, self.effort.budget
+            self.trace.id,
+            conclusion.outcome,
+            self.effort,
+            conclusion.spent,
+            self.effort.budget,
+            conclusion.unreported,
         )
 
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:

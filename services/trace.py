@@ -33,6 +33,7 @@ class Kind(StrEnum):
     STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
     CANCELLED = "cancelled"  # calls: the ids of those that are to end now
     CLOSED = "closed"  # outcome, spent; reason, remarks: what of it the search couldn't know
+    SETTLED = "settled"  # spent in the end, where calls had yet to report when it was closed
 
 
 @dataclass(frozen=True, slots=True)

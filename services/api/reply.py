@@ -83,6 +83,7 @@ def extension(reply: Reply, *, answers: int, seconds: float) -> dict[str, Any]:
             "candidates": spent.candidates,
             "usd": _dollars(spent.micro_usd),
             "seconds": round(seconds, 6),
+            "unreported_calls": reply.unreported,
         },
         "budget": _budget(reply.budget),
         "notes": [*outcome.notes, *_shortfall(len(outcome.ranked), answers)],

@@ -67,6 +67,7 @@ async def test_the_longthink_object_says_how_the_answer_was_found() -> None:
             "reward_tokens": 130,
             "candidates": 4,
             "usd": 0.012345,
+            "unreported_calls": 0,
         },
         "budget": {**budget, "reward_tokens": None},
         "notes": ["a note"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import nan
 
 import pytest
@@ -204,6 +204,31 @@ async def test_a_worker_that_never_takes_in_a_cancellation_holds_up_no_reply(
         await bench.reasoner.drain(5)
     assert (reply.outcome.answer, reply.outcome.stopped) == ("7", Stopped.DEADLINE)
     assert (await bench.ledger.account(reply.trace_id)).spent == reply.spent
+
+
+async def test_what_reports_after_the_reply_is_settled_in_the_trace(redis_client: Redis) -> None:
+    """A reply counts calls that have yet to say what they cost in full; the trace ends with it."""
+
+    class Slow(FakePool):
+        """Ends what is cancelled after a while."""
+
+        async def cancel(self, ids: Collection[str]) -> None:
+            """See `workers.ports.Pool`."""
+            await asyncio.sleep(0.6)
+            await super().cancel(ids)
+
+    pool = Slow(lambda call: Script("#### 7", 0.0 if (call.seed or 0) % 2 else 60.0))
+    bench = Bench(redis_client, pool)
+    options = replace(wide(), budget=Budget(candidates=16, deadline_seconds=0.3))
+    reply, events = await bench.ask(options)
+    running = [event for event in told(events) if event.data["status"] == "cancelled"]
+    assert reply.unreported == len(running) > 0
+    assert [event.kind for event in events if event.kind is Kind.SETTLED] == [events[-1].kind]
+    account = await bench.ledger.account(reply.trace_id)
+    assert events[-1].data == {"spent": asdict(account.spent)}
+    completion_tokens, prompt_tokens = await bench.counted()
+    assert account.spent.completion_tokens == completion_tokens < reply.spent.completion_tokens
+    assert account.spent.prompt_tokens == prompt_tokens <= reply.spent.prompt_tokens
 
 
 # The length of a candidate

@@ -143,6 +143,7 @@ def reply(body: dict[str, Any], text: str) -> dict[str, Any]:
                 "candidates": count,
                 "usd": 0.000123,
                 "seconds": 0.5,
+                "unreported_calls": 0,
             },
             "budget": {
                 "completion_tokens": ours.get("budget", {}).get("completion_tokens"),
