@@ -5,7 +5,8 @@
 Every line of the table is a run of its own on two fresh generators, with the reward model that
 ships. What a call could reuse is the longest prefix that it shares with an earlier call of its
 request or with what that wrote, less the last token, which is always read; of that, an engine can
-only reuse whole blocks. Prints a Markdown table, and one JSON object a line before it.
+only reuse whole blocks. The reward model, too, takes what it has read of a node's parents from its
+cache. Prints a Markdown table, and one JSON object a line before it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from services.redis_server import RedisServer
 from services.trace import TraceStore
 from workers.deployments import GENERATOR, REWARD, generators, rewards
 from workers.homes import Place, by_home
-from workers.messages import Generate, Generated, GenerationEvent
+from workers.messages import Generate, Generated, GenerationEvent, Grade, Graded
 from workers.options import GeneratorOptions, RewardOptions
 from workers.pool import ServePool
 from workers.reference import PRM, REASONER, STEP_TAG
@@ -62,13 +63,15 @@ PLACES: dict[str, Place] = {"home": by_home, "random": at_random}
 @dataclass(slots=True)
 class Reuse:
     """Prompt tokens: all, those that could be reused, those of them in whole blocks, and those
-    that came from a cache.
+    that came from a cache. And the tokens that were graded, and those that came from its cache.
     """
 
     prompt: int = 0
     reusable: int = 0
     in_blocks: int = 0
     cached: int = 0
+    graded: int = 0
+    graded_cached: int = 0
 
 
 class WatchedPool(ServePool):
@@ -96,6 +99,13 @@ class WatchedPool(ServePool):
                 if isinstance(event, Generated):
                     self._heard(event)
                 yield event
+
+    async def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
+        async with aclosing(cast("Any", super().grade(batch))) as results:
+            async for result in results:
+                self.reuse.graded += result.reward_tokens
+                self.reuse.graded_cached += result.cached_tokens
+                yield result
 
     def _heard(self, made: Generated) -> None:
         call, shared = self._sent.pop(made.id)
@@ -184,14 +194,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         (
             "| strategy | routing | prompt tokens | reusable | in whole blocks | from cache "
-            "| of the reusable | of whole blocks | calls on the busier replica | seconds |"
+            "| of the reusable | of whole blocks | graded | from its cache "
+            "| calls on the busier replica | seconds |"
         ),
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
         f"| `{row['strategy']}` | {row['routing']} | {row['prompt']:,} | {row['reusable']:,} "
         f"| {row['in_blocks']:,} | {row['cached']:,} | {row['cached'] / row['reusable']:.1%} "
-        f"| {row['cached'] / row['in_blocks']:.1%} | {row['busier']:.0%} | {row['seconds']} |"
+        f"| {row['cached'] / row['in_blocks']:.1%} "
+        f"| {row['graded']:,} | {row['graded_cached'] / max(1, row['graded']):.1%} "
+        f"| {row['busier']:.0%} | {row['seconds']} |"
         for row in rows
     ]
     return "\n".join(lines)
