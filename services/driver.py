@@ -387,11 +387,18 @@ class Driver:
         elif made.finish == "cancelled":
             self._tell(task, flight.result("cancelled", finish))
         else:
-            step = task.until == "step" and finish in (Finish.STEP, Finish.STOP)
-            if step or (finish is Finish.STOP and task.parent is None and task.counts):
-                for lengths in (self._lengths, self._all_lengths):
-                    lengths.of(task.until).saw(len(flight.token_ids))
+            self._learn_length(flight, finish)
             self._tell(task, flight.result("done", finish))
+
+    def _learn_length(self, flight: Flight, finish: Finish) -> None:
+        """Take in how long a step was, or a candidate that was written from its beginning."""
+        task, made = flight.task, len(flight.token_ids)
+        whole = len(flight.before) + made if task.until == "step" else made
+        for lengths in (self._lengths, self._all_lengths):
+            if task.until == "step" and finish in (Finish.STEP, Finish.STOP):
+                lengths.step.saw(made)
+            if finish is Finish.STOP and task.counts and (whole > made or task.parent is None):
+                lengths.whole.saw(whole)
 
     # Grading
 

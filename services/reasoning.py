@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
 from planner.domain import Budget, Cost, Outcome, Query, Stopped
 from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable
-from planner.funding import Growths
+from planner.funding import Growths, within
 from planner.ports import Ledger
 from planner.search import begin
 from services.driver import Conclusion, Driver, Manner
@@ -106,13 +107,16 @@ class Reasoner:
                 prompt = await self._pool.prepare(messages)
         except TimeoutError:
             prompt = Prompt((), 0)  # The deadline has come: nothing begins that would need it.
-        strategy = begin(
-            query,
-            effort,
-            grades=self._pool.grades,
-            verifies=self._pool.verifies,
-            context=prompt.context_left,
-        )
+        prompt_tokens, context = len(prompt.token_ids), prompt.context_left
+        longest = min(query.sampling.max_tokens or context, context)
+        known: dict[str, Any] = {
+            "grades": self._pool.grades,
+            "verifies": self._pool.verifies,
+            "context": context,
+            "tokens": within(effort.budget, self._manner.prices, prompt_tokens),
+            "likely": self._lengths.whole.likely(longest),
+        }
+        strategy = begin(query, effort, **known)
         account = await self._ledger.open(trace_id, effort.budget)
 
         trace = Trace(trace_id, self._traces)
@@ -120,10 +124,8 @@ class Reasoner:
             Kind.OPENED,
             query=query_data(query),
             effort=effort_data(effort),
-            grades=self._pool.grades,
-            verifies=self._pool.verifies,
-            prompt_tokens=len(prompt.token_ids),
-            context=prompt.context_left,
+            prompt_tokens=prompt_tokens,
+            **known,
         )
         driver = Driver(
             strategy,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Kind(StrEnum):
     """What an event tells."""
 
-    OPENED = "opened"  # query, effort, grades and verifies (what there is), prompt_tokens, context
+    OPENED = "opened"  # query, effort, prompt_tokens; what else the search knew: see its `Setup`
     ASKED = "asked"  # room, tasks: the ids of what the search wants done
     TOKENS = "tokens"  # id of a call, after (characters), text: only live, `told` has it all again
     TOLD = "told"  # how one task ended: id, status, candidate, cost, worker, error

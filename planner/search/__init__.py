@@ -62,11 +62,13 @@ def begin(
     grades: bool,
     verifies: bool = False,
     context: int | None = None,
+    tokens: int | None = None,
+    likely: int | None = None,
 ) -> Search:
     """A new search of `query` with this effort.
 
     `grades` says if there is a reward model, `verifies` if there is something to compare answers,
-    `context` how many tokens the model takes after the query.
+    and the others are those of `Setup`.
     Raises InvalidOption for a strategy, selector or rule that there is none of.
     """
     setup = Setup(
@@ -77,6 +79,8 @@ def begin(
         grades=grades,
         verifies=verifies,
         context=context,
+        tokens=tokens,
+        likely=likely,
     )
     return search(effort.strategy, setup)
 

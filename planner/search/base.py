@@ -24,7 +24,9 @@ class Setup:
     """What a strategy is given to work with.
 
     `grades` says whether there is a reward model, `verifies` whether answers can be compared.
-    `context` is how many tokens the model takes after the query, None where that isn't known.
+    `context` is how many tokens the model takes after the query, `tokens` how many completion
+    tokens the budget has, `likely` how many of them a whole candidate is likely to take; None where
+    that isn't known, or there is no limit.
     """
 
     query: Query
@@ -34,6 +36,8 @@ class Setup:
     grades: bool
     verifies: bool = False
     context: int | None = None
+    tokens: int | None = None
+    likely: int | None = None
 
 
 class Search(ABC):

@@ -17,12 +17,13 @@ class Dvts(Tree):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self._width = min(BEAM_WIDTH, setup.candidates)
-        self._subtrees = -(-setup.candidates // self._width)
+        candidates = min(setup.candidates, self._affordable(0))
+        self._width = min(BEAM_WIDTH, candidates)
+        self._subtrees = -(-candidates // self._width)
         self._level: dict[int, list[Candidate]] = {}
         self._awaited: dict[int, int] = {}
-        self._grow(None, setup.candidates)
-        for root in range(setup.candidates):
+        self._grow(None, candidates)
+        for root in range(candidates):
             subtree = self._subtree((root,))
             self._awaited[subtree] = self._awaited.get(subtree, 0) + 1
 
@@ -47,8 +48,10 @@ class Dvts(Tree):
             return
         best = min(level, key=lambda node: (-value(node), node.path))
         if not best.finished:
-            self._awaited[subtree] = self._width
-            self._grow(best, self._width)
+            subtrees = 1 + sum(map(bool, self._awaited.values()))
+            share = self._affordable(len(best.token_ids)) // subtrees
+            self._awaited[subtree] = max(1, min(self._width, share))
+            self._grow(best, self._awaited[subtree])
 
     def _subtree(self, path: Path) -> int:
         """Which subtree a node belongs to: by its first step, as the steps are dealt out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from statistics import fmean
 
 from planner.domain import Candidate, Expand
 from planner.search.base import Setup
@@ -11,7 +12,8 @@ from planner.search.tree import Tree
 
 
 class Levels(Tree):
-    """Starts `candidates` wide. A strategy says which nodes of a level grow, and how many children.
+    """Starts `candidates` wide, or as wide as the budget lets it be, and gets narrower with that.
+    A strategy says which nodes of a level grow, and how many children each has.
 
     Nodes of a level are handed over in the order of their paths, whatever order they came in.
     """
@@ -19,8 +21,10 @@ class Levels(Tree):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._level: list[Candidate] = []
-        self._awaited = setup.candidates
-        self._grow(None, setup.candidates)
+        self._afforded = self._affordable(0)
+        """How many nodes of the present level the budget can bring to their ends."""
+        self._awaited = min(setup.candidates, self._afforded)
+        self._grow(None, self._awaited)
 
     @abstractmethod
     def _next_level(self, level: Sequence[Candidate]) -> Sequence[tuple[Candidate, int]]:
@@ -40,6 +44,8 @@ class Levels(Tree):
             return
         level = sorted(self._level, key=lambda node: node.path)
         self._level = []
+        if growing := unfinished(level):
+            self._afforded = self._affordable(fmean(len(node.token_ids) for node in growing))
         for node, share in self._next_level(level):
             self._grow(node, share)
             self._awaited += share
@@ -47,7 +53,7 @@ class Levels(Tree):
     @property
     def _width(self) -> int:
         """How many candidates are still to finish."""
-        return self.setup.candidates - self._tally.finished
+        return min(self.setup.candidates - self._tally.finished, self._afforded)
 
 
 def unfinished(level: Sequence[Candidate]) -> list[Candidate]:

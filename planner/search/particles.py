@@ -61,7 +61,13 @@ class Particles(Levels):
         logits = [logit(value(node)) for node in particles]
         weights = softmax(logits, self._temperature(logits))
         dice = random.Random(f"{self.setup.query.seed}/particles/{self._steps}")
-        return self._resample(weights, dice)
+        drawn = self._resample(weights, dice)
+        growing = [place for place in drawn if not particles[place].finished]
+        if len(growing) <= self._afforded:
+            return drawn
+        # The budget can't bring all of them to their ends: some of those drawn go, any of them.
+        ended = [place for place in drawn if particles[place].finished]
+        return [*ended, *sorted(dice.sample(growing, self._afforded))]
 
     def _temperature(self, logits: Sequence[float]) -> float:
         return 1.0

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
 from math import exp
+from sys import maxsize
 from typing import Literal
 
 from planner.domain import Candidate, Expand, Finish, Grade, Path, Result, Stopped, Task
@@ -19,6 +20,13 @@ from planner.stopping import View
 
 MAX_STEPS = 40
 """A node as deep as this is continued to the end in one go (as in search-and-learn)."""
+
+
+_MARGIN = 1.25
+"""A candidate is taken to be so much longer than is likely."""
+
+_LINGERING = 0.2
+"""One that is longer than that already is taken to go on for such a share of its length."""
 
 
 class Tree(Gathering):
@@ -37,6 +45,8 @@ class Tree(Gathering):
         self._children: Counter[Path] = Counter()
         self._ungraded = 0
         """Finished candidates whose grade is still to come."""
+        self._spent = 0
+        """The completion tokens of all that it grew."""
 
     @abstractmethod
     def _grown(self, node: Candidate) -> None:
@@ -49,6 +59,18 @@ class Tree(Gathering):
     def _answers(self, path: Path) -> bool:
         """Whether the node there is an answer, once it has finished. What isn't isn't graded."""
         return True
+
+    def _affordable(self, depth: float) -> int:
+        """How many nodes of `depth` tokens each the budget can bring to their ends; at least one.
+
+        A search that is as wide as that from the start, and narrower as it learns that the answer
+        is longer than most, has some whole answers in the end, not the beginnings of many.
+        """
+        setup = self.setup
+        if setup.tokens is None or setup.likely is None:
+            return maxsize
+        rest = max(_MARGIN * setup.likely - depth, _LINGERING * depth, 1.0)
+        return max(1, int((setup.tokens - self._spent) / rest))
 
     def _refill(self) -> None:
         """Called where nothing waits and there is room: the chance to `_grow` something."""
@@ -98,6 +120,7 @@ class Tree(Gathering):
             self._tell_grade(task, result)
 
     def _tell_growth(self, task: Expand, result: Result) -> None:
+        self._spent += result.cost.completion_tokens
         node = result.candidate
         if node is not None and not self._answers(task.path):
             self._tally.keep(node)

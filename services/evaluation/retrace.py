@@ -107,7 +107,10 @@ class _Told:
                 read_effort(opened["effort"]),
                 grades=opened["grades"],
                 verifies=opened["verifies"],
+                # An older trace says nothing of these, and its search knew nothing of them.
                 context=opened.get("context"),
+                tokens=opened.get("tokens"),
+                likely=opened.get("likely"),
             ),
             log=tuple(_entry(kind, data) for kind, data in events[:end] if kind in _HEARD),
             outcome=closed["outcome"],

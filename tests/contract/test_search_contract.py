@@ -43,6 +43,7 @@ class Case:
     room: int
     failing: float
     twice: bool
+    tokens: int | None
 
     def search(self) -> Search:
         """A fresh search of this configuration."""
@@ -53,6 +54,8 @@ class Case:
             stop=parse(self.stop),
             grades=self.grades,
             verifies=self.verifies,
+            tokens=self.tokens,
+            likely=20,
         )
         return search(self.strategy, setup)
 
@@ -81,6 +84,7 @@ CASES = st.builds(
     room=st.integers(1, 30),
     failing=st.sampled_from([0.0, 0.2, 0.9, 1.0]),
     twice=st.booleans(),
+    tokens=st.none() | st.integers(1, 400),
 )
 
 
@@ -195,7 +199,7 @@ def test_what_is_told_twice_changes_nothing(case: Case) -> None:
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_surplus_names_what_can_no_longer_matter(strategy: str) -> None:
     """Once it is over, the samples in flight are surplus, and nothing is before that."""
-    case = Case(strategy, "majority", "certain", 8, False, False, 0, 99, 0.0, False)
+    case = Case(strategy, "majority", "certain", 8, False, False, 0, 99, 0.0, False, None)
     under = case.search()
     tasks = list(under.ask(99))
     assert list(under.surplus()) == []
@@ -212,7 +216,7 @@ def test_surplus_names_what_can_no_longer_matter(strategy: str) -> None:
 
 def calls_a_candidate(strategy: str, candidates: int) -> float:
     """How many functions the planner calls for each candidate; results are as in `outcome_of`."""
-    case = Case(strategy, "weighted", "none", candidates, True, True, 7, 64, 0.0, False)
+    case = Case(strategy, "weighted", "none", candidates, True, True, 7, 64, 0.0, False, None)
     dice, calls = random.Random(7), 0
     in_flight: list[Task] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from planner.domain import (
     Candidate,
+    Cost,
     Expand,
     Finish,
     Grade,
@@ -98,6 +100,47 @@ def test_spread_is_even_and_gives_all_away(count: int, over: int) -> None:
     shares = spread(count, over)
     assert sum(shares) == count
     assert max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize("strategy", ["beam", "rebase", "particles", "dvts"])
+@given(
+    tokens=st.integers(20, 1200),
+    step=st.integers(1, 20),
+    steps=st.integers(1, 12),
+    likely=st.integers(5, 200),
+    seed=st.integers(0, 99),
+)
+def test_a_tree_is_no_wider_than_its_budget(
+    strategy: str, tokens: int, step: int, steps: int, likely: int, seed: int
+) -> None:
+    """What a budget can bring to its end comes to its end, and where levels do, all that grows."""
+    rules = Setup(*(QUERY, 16, selector("best"), parse("none"), True), tokens=tokens, likely=likely)
+    under, dice = search(strategy, rules), random.Random(seed)
+    left, cut, finished, flying = tokens, 0, 0, list[Task]()
+    while not under.done:
+        flying += under.ask(99)
+        if not flying:
+            break
+        task = flying.pop(0)
+        result = end(task, lambda _: dice.random())
+        if isinstance(task, Expand) and left < step:
+            cut += 1
+            result = Result(task.id, "cancelled")
+        elif isinstance(task, Expand):
+            assert result.candidate is not None
+            left -= step
+            last = len(task.path) == steps
+            finished += last
+            node = replace(
+                result.candidate,
+                finish=Finish.STOP if last else Finish.STEP,
+                token_ids=(1,) * step * len(task.path),
+            )
+            result = replace(result, candidate=node, cost=Cost(completion_tokens=step))
+        under.tell(task, result)
+    if step * steps <= 1.25 * likely <= tokens:
+        assert finished
+        assert strategy == "dvts" or not cut
 
 
 def test_dvts_never_mixes_its_subtrees() -> None:
