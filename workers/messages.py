@@ -113,6 +113,9 @@ class Grade:
     branch: Branch = ()
 
 
+GradeFinish: TypeAlias = Literal["done", "unaffordable", "cancelled", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class Graded:
     """How a `Grade` ended.
@@ -124,7 +127,7 @@ class Graded:
     """
 
     id: str
-    finish: Literal["done", "unaffordable", "cancelled", "failed"]
+    finish: GradeFinish
     step_scores: tuple[float, ...] = ()
     reward_tokens: int = 0
     cached_tokens: int = 0

@@ -14,6 +14,7 @@ for it, cached or not, and nothing is read that would cost more than the call al
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from vllm.exceptions import GracefulHTTPError
@@ -23,7 +24,7 @@ from vllm.pooling_params import PoolingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from workers.messages import Grade, Graded
+from workers.messages import Grade, Graded, GradeFinish
 from workers.options import RewardOptions
 from workers.step_scores import StepScores, prefix_names
 
@@ -35,6 +36,8 @@ class Scoring:
         self.id = request.id
         self.request = request
         self.cancelled = False
+        self.spent = 0
+        """The tokens that the engine has counted for it."""
 
 
 class Scorer:
@@ -67,85 +70,79 @@ class Scorer:
         try:
             token_ids = await asyncio.to_thread(self._tokenise, request)
             if call.cancelled:
-                return Graded(request.id, "cancelled", worker=self._worker)
+                return self._ended(call, "cancelled")
             if len(token_ids) > request.max_tokens:
-                return Graded(request.id, "unaffordable", needs=len(token_ids), worker=self._worker)
+                return self._ended(call, "unaffordable", needs=len(token_ids))
             if len(token_ids) > self._longest:
                 return self._failed(
-                    request,
+                    call,
                     f"The reward model reads {self._longest} tokens at most, and this takes "
                     f"{len(token_ids)}. Shorten the conversation, or the answers by max_tokens.",
                 )
             grade = self._grade_steps if self._tag else self._grade_outcome
             return await grade(call, token_ids)
         except EngineDeadError as dead:
-            return self._failed(request, f"The engine died: {dead}", lost=True)
+            return self._failed(call, f"The engine died: {dead}", lost=True)
         except GracefulHTTPError as busy:
-            return self._failed(request, busy.message, lost=True)
+            return self._failed(call, busy.message, lost=True)
         except Exception as broken:  # noqa: BLE001 whatever it was, the caller must hear the end
-            return self._failed(request, f"{type(broken).__name__}: {broken}")
+            return self._failed(call, f"{type(broken).__name__}: {broken}")
 
     async def _grade_outcome(self, call: Scoring, token_ids: list[int]) -> Graded:
         read = await self._read(call, token_ids, PoolingParams(task="classify"))
         if read is None:
-            return Graded(call.id, "cancelled", worker=self._worker)
-        return Graded(
-            call.id,
-            "done",
-            (read.outputs.data.float()[-1].item(),),
-            reward_tokens=len(token_ids),
-            cached_tokens=read.num_cached_tokens,
-            worker=self._worker,
-        )
+            return self._ended(call, "cancelled")
+        score = read.outputs.data.float()[-1].item()
+        return self._ended(call, "done", step_scores=(score,), cached_tokens=read.num_cached_tokens)
 
     async def _grade_steps(self, call: Scoring, token_ids: list[int]) -> Graded:
-        """Score all steps; a second reading is only for scores that nobody was there to hear."""
+        """Score all steps. A second reading, of all, is for scores that the first left unknown."""
         steps = len(call.request.steps)
         ends = [place for place, token_id in enumerate(token_ids) if token_id == self._tag_id]
         if len(ends) != steps:
             raise ValueError(f"{len(ends)} step tags came to stand after {steps} steps.")
         names = prefix_names(token_ids, ends)
-        spent = cached = 0
-        while True:
-            whole = self._scores.missed(names)
-            read = None
-            try:
-                read = await self._read(
-                    call,
-                    token_ids,
-                    PoolingParams(task="token_classify", skip_reading_prefix_cache=whole),
-                )
-            finally:
-                if read is None:
-                    self._scores.miss(names)
-            if read is None:
-                return Graded(call.id, "cancelled", reward_tokens=spent, worker=self._worker)
-            spent += len(token_ids)
-            cached += read.num_cached_tokens
-            computed = read.outputs.data.float()[:, 1].tolist()
-            start = len(token_ids) - len(computed)
-            scores = self._scores.complete(
-                names, [computed[end - start] for end in ends if end >= start]
-            )
-            if scores is not None:
-                return Graded(
-                    call.id,
-                    "done",
-                    scores,
-                    reward_tokens=spent,
-                    cached_tokens=cached,
-                    worker=self._worker,
-                )
-            needs = spent + len(token_ids)
+        cached = 0
+        for whole in (True,) if self._scores.missed(names) else (False, True):
+            needs = call.spent + len(token_ids)
             if needs > call.request.max_tokens:
-                return Graded(
-                    call.id,
-                    "unaffordable",
-                    reward_tokens=spent,
-                    cached_tokens=cached,
-                    needs=needs,
-                    worker=self._worker,
-                )
+                needs = max(len(token_ids), call.request.max_tokens + 1)
+                return self._ended(call, "unaffordable", cached_tokens=cached, needs=needs)
+            read = await self._read_steps(call, token_ids, names, whole=whole)
+            if read is None:
+                return self._ended(call, "cancelled", cached_tokens=cached)
+            cached += read.num_cached_tokens
+            scores = self._heard(read, names, ends)
+            if scores is not None:
+                return self._ended(call, "done", step_scores=scores, cached_tokens=cached)
+        raise ValueError("The engine doesn't give one score for each token that it reads.")
+
+    def _heard(
+        self, read: PoolingRequestOutput[Any], names: Sequence[bytes], ends: Sequence[int]
+    ) -> tuple[float, ...] | None:
+        """The scores of all steps, or None where one is neither computed now nor known."""
+        start = read.num_cached_tokens
+        computed = read.outputs.data.float()[:, 1].tolist()
+        if start + len(computed) != len(read.prompt_token_ids):
+            # Interrupted in the middle, an engine may give out twice what it computed twice.
+            self._scores.miss(names)
+            return None
+        last = [computed[end - start] for end in ends if end >= start]
+        return self._scores.complete(names, last)
+
+    async def _read_steps(
+        self, call: Scoring, token_ids: list[int], names: Sequence[bytes], *, whole: bool
+    ) -> PoolingRequestOutput[Any] | None:
+        """Read it, from the prefix cache on or as a whole; whoever goes away leaves a note."""
+        params = PoolingParams(task="token_classify", skip_reading_prefix_cache=whole)
+        read = None
+        try:
+            if not call.cancelled:
+                read = await self._read(call, token_ids, params)
+        finally:
+            if read is None:
+                self._scores.miss(names)
+        return read
 
     async def _read(
         self, call: Scoring, token_ids: list[int], params: PoolingParams
@@ -155,6 +152,7 @@ class Scorer:
         async for output in self._llm.encode(tokens_input(token_ids), params, call.id):
             read = output
         if read is not None and read.outputs.data.numel():
+            call.spent += len(token_ids)
             return read
         if call.cancelled:
             return None
@@ -179,5 +177,8 @@ class Scorer:
         """The text without the tag: one that somebody wrote would be scored as a step's end."""
         return text.replace(self._tag, "") if self._tag else text
 
-    def _failed(self, request: Grade, error: str, *, lost: bool = False) -> Graded:
-        return Graded(request.id, "failed", worker=self._worker, error=error, lost=lost)
+    def _ended(self, call: Scoring, finish: GradeFinish, **more: Any) -> Graded:
+        return Graded(call.id, finish, reward_tokens=call.spent, worker=self._worker, **more)
+
+    def _failed(self, call: Scoring, error: str, *, lost: bool = False) -> Graded:
+        return self._ended(call, "failed", error=error, lost=lost)
