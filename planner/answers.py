@@ -80,11 +80,11 @@ def canonical(answer: str) -> str:
 def answer_of(text: str, *, ended: bool = True, code: bool = False) -> str | None:
     """The canonical answer that `text` gives, or None.
 
-    With `code` that is its last fenced block as it stands: two programs are compared by running
-    them, and not by how they are written.
+    With `code` that is its last fenced block as it stands, of Python if one says that it is: two
+    programs are compared by running them, and not by how they are written.
     """
     if code:
-        return fenced(text, ended=ended)
+        return fenced(text, ended=ended, language="py")
     found = extract(text, ended=ended)
     return canonical(found) or None if found is not None else None
 

@@ -76,21 +76,24 @@ def _written(value: Any) -> str:
             return json.dumps(value)
 
 
-def fenced(text: str, *, ended: bool = True) -> str | None:
+def fenced(text: str, *, ended: bool = True, language: str = "") -> str | None:
     """What stands in the last fenced block (```), without the spaces that end its lines.
 
-    Where the text was cut, a block that nothing closes isn't whole, and doesn't count.
+    Where blocks name a language and some name this one, the last of those is meant. Where the text
+    was cut, a block that nothing closes isn't whole, and doesn't count.
     """
     block: list[str] | None = None
-    last: str | None = None
+    last: dict[bool, str] = {}
+    named = False
     for line in text.splitlines():
         if not line.lstrip().startswith("```"):
             if block is not None:
                 block.append(line.rstrip())
         elif block is None:
             block = []
+            named = bool(language) and line.strip().strip("`").lower().startswith(language)
         else:
-            last, block = "\n".join(block), None
+            last[named], block = "\n".join(block), None
     if block and ended:
-        last = "\n".join(block)
-    return (last or "").strip("\n") or None
+        last[named] = "\n".join(block)
+    return last.get(True, last.get(False, "")).strip("\n") or None

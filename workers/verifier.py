@@ -10,9 +10,10 @@ nothing is left running when a stream or the verifier is closed.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from pebble import ProcessExpired
@@ -27,8 +28,10 @@ from workers.verifying.sandbox import Sandbox
 
 WORKER = "verifier"
 
-_PROGRAMS = 512
-"""Programs whose outputs are remembered, by their digest."""
+_PROGRAMS = 4096
+"""Programs of which is remembered what they gave, a few hundred bytes each."""
+
+_FAULT_HOLDS_SECONDS = 60.0
 
 
 class Verifier:
@@ -46,7 +49,9 @@ class Verifier:
         self._formulas = formulas or FormulaPool()
         self._sandbox = sandbox or Sandbox()
         self._running: dict[str, asyncio.Task[Verified]] = {}
-        self._programs: OrderedDict[tuple[str, Code], _Ran] = OrderedDict()
+        self._programs: OrderedDict[bytes, _Ran] = OrderedDict()
+        self._programs_side_by_side = asyncio.Semaphore(self._sandbox.runs)
+        self._refusal: _Ran | None = None
 
     def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
@@ -83,9 +88,13 @@ class Verifier:
             await asyncio.gather(*names, return_exceptions=True)
 
     async def _compared(self, call: Verify) -> Verified:
-        if call.code is not None:
-            return await self._by_running(call, call.code)
-        return await self._by_formula(call)
+        try:
+            if call.code is not None:
+                return await self._by_running(call, call.code)
+            return await self._by_formula(call)
+        except Exception as broken:  # noqa: BLE001 whatever it was, the caller must hear the end
+            error = f"Answers could not be compared. {type(broken).__name__}: {broken}"
+            return Verified(call.id, "failed", worker=WORKER, error=error)
 
     # Formulas
 
@@ -134,29 +143,38 @@ class Verifier:
                 task.cancel()
             await asyncio.gather(*runs.values(), return_exceptions=True)
         groups: dict[bytes, list[str]] = {}
-        notes = []
-        for place, (program, task) in enumerate(runs.items(), 1):
+        notes: dict[str, None] = {}
+        for program, task in runs.items():
             if task in late:
                 continue
             ran = task.result()
             if ran.refused:
                 return Verified(call.id, "failed", worker=WORKER, error=ran.fault)
             if ran.fault is not None:
-                notes.append(f"Program {place} of {len(runs)}: {ran.fault}")
+                notes[f"A program gives no output. {ran.fault}"] = None
             else:
                 groups.setdefault(ran.outputs, []).append(program)
         if late:
-            notes.append(f"There was no time to run {len(late)} of {len(runs)} programs.")
-        return _done(call, list(groups.values()), notes)
+            late_note = "There was no time to run all programs: those left count as different."
+            notes[late_note] = None
+        return _done(call, list(groups.values()), list(notes))
 
     async def _ran(self, program: str, code: Code) -> _Ran:
         """What `program` gives for all inputs: known for a while, since it's asked again soon."""
-        known = self._programs.get((program, code))
-        if known is not None:
-            return known
-        ran = await self._run(program, code)
-        if not ran.refused:
-            self._programs[program, code] = ran
+        key = blake2b(repr((program, code)).encode(errors="surrogatepass"), digest_size=16).digest()
+        # One after the other, not an input of each in turn: what has ended is known next time.
+        async with self._programs_side_by_side:
+            known = self._programs.get(key)
+            if known is not None and known.holds():
+                return known
+            if self._refusal is not None and self._refusal.holds():
+                return self._refusal
+            ran = await self._run(program, code)
+        if ran.refused:
+            self._refusal = ran
+        else:
+            self._programs[key] = ran
+            self._programs.move_to_end(key)
             while len(self._programs) > _PROGRAMS:
                 self._programs.popitem(last=False)
         return ran
@@ -175,11 +193,19 @@ class Verifier:
 
 @dataclass(frozen=True, slots=True)
 class _Ran:
-    """How the runs of one program ended: with outputs, of which this is a digest, or a fault."""
+    """How the runs of one program ended: with outputs, of which this is a digest, or a fault.
+
+    A fault may be the machine's own, that was too busy at the time: it holds for a minute.
+    """
 
     outputs: bytes = b""
     fault: str | None = None
     refused: bool = False
+    at: float = field(default_factory=time.monotonic)
+
+    def holds(self) -> bool:
+        """Whether another run would end likewise, as far as can be told."""
+        return self.fault is None or time.monotonic() - self.at < _FAULT_HOLDS_SECONDS
 
 
 def _comparable(output: str, entry: str | None) -> str:

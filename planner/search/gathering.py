@@ -15,6 +15,9 @@ from planner.equivalence import Comparisons
 from planner.search.base import Search, Setup
 from planner.tally import Tally
 
+_REMARKS = 16
+"""What a reply says of how its answers compared, at most."""
+
 
 class Gathering(Search):
     """A search whose finished candidates are tallied, and whose selector chooses among them."""
@@ -26,7 +29,7 @@ class Gathering(Search):
         self._stopped: Stopped | None = None
         self._comparing: Verify | None = None
         self._comparisons = Comparisons(code)
-        self._remarks_on_answers: list[str] = []
+        self._remarks_on_answers: dict[str, None] = {}
 
     @abstractmethod
     def _ask(self, room: int) -> Sequence[Task]:
@@ -63,7 +66,9 @@ class Gathering(Search):
                 for other in others:
                     self._tally.merge(first, other)
             self._comparisons.answered(task, self._tally.name)
-            self._remarks_on_answers += (*result.notes, *filter(None, [result.error]))
+            self._remark(*result.notes, result.error)
+            if result.status == "cancelled":
+                self._remark("The end came before all answers were compared.")
         if self._stopped is None and self._compared:
             self._stopped = self._verdict()
 
@@ -94,7 +99,7 @@ class Gathering(Search):
                 *notes,
                 "There is nothing to run programs: only those of the same text are one.",
             )
-        notes = (*notes, *self._remarks(), *dict.fromkeys(self._remarks_on_answers))
+        notes = (*notes, *self._remarks(), *self._remarks_on_answers)
         return Outcome(
             ranked=ranked,
             answer=chosen.ranked[0].answer if chosen.ranked else None,
@@ -104,6 +109,12 @@ class Gathering(Search):
             selector=self.setup.selector.name,
             notes=notes,
         )
+
+    def _remark(self, *remarks: str | None) -> None:
+        """Have the reply say these of how the answers compared, once each; the first few do."""
+        for remark in filter(None, remarks):
+            if len(self._remarks_on_answers) < _REMARKS:
+                self._remarks_on_answers.setdefault(remark)
 
     def _remarks(self) -> tuple[str, ...]:
         """What else the reply should say of how the search went."""

@@ -54,6 +54,7 @@ class Sandbox:
     """Runs code, at most `runs` side by side. See this module for `confined`."""
 
     def __init__(self, limits: Limits = Limits(), *, runs: int = 2, confined: bool = True) -> None:
+        self.runs = runs
         self._limits = limits
         self._turns = asyncio.Semaphore(runs)
         self._confined = confined
