@@ -42,7 +42,7 @@ from planner.steps import AGGREGATES
 from services.flights import TRIES, Flight, Grading
 from services.lineup import LinedUp, LineUp
 from services.purse import Purse
-from services.record import outcome_data, result_data
+from services.record import outcome_data, result_data, standing_data
 from services.trace import Kind, Trace
 from workers import messages
 from workers.ports import Pool
@@ -544,9 +544,7 @@ class Driver:
             finished=finished,
             planned=planned,
             running=len(self._flying),
-            answer=best.answer,
-            confidence=best.confidence,
-            votes=[asdict(vote) for vote in best.votes],
+            **standing_data(best),
             spent=asdict(self._purse.spent),
         )
 

@@ -20,6 +20,9 @@ from planner.domain import (
 )
 from planner.effort import Effort
 
+_VOTES = 32
+_LETTERS = 200
+
 
 def query_data(query: Query) -> dict[str, Any]:
     """A query as JSON data."""
@@ -28,7 +31,7 @@ def query_data(query: Query) -> dict[str, Any]:
 
 def read_query(data: Mapping[str, Any]) -> Query:
     """The query that `query_data` wrote."""
-    code = data["code"]
+    code = data.get("code")  # of which older traces say nothing
     sampling = {**data["sampling"], "stop": tuple(data["sampling"]["stop"])}
     return Query(
         tuple(Message(**message) for message in data["messages"]),
@@ -77,6 +80,15 @@ def read_result(data: Mapping[str, Any]) -> Result:
     )
 
 
+def standing_data(outcome: Outcome) -> dict[str, Any]:
+    """How things stand, as JSON data: the first votes, and of a long answer its beginning.
+
+    It is written down many times a second, and answers may be whole programs.
+    """
+    votes = [{**asdict(vote), "answer": _short(vote.answer)} for vote in outcome.votes[:_VOTES]]
+    return {"answer": _short(outcome.answer), "confidence": outcome.confidence, "votes": votes}
+
+
 def outcome_data(outcome: Outcome) -> dict[str, Any]:
     """An outcome as JSON data; its candidates by path, as the results before it hold their text."""
     return {
@@ -102,3 +114,7 @@ def _read_candidate(data: Mapping[str, Any]) -> Candidate:
         token_confidences=tuple(data["token_confidences"]),
         answer=data["answer"],
     )
+
+
+def _short(answer: str | None) -> str | None:
+    return answer if answer is None or len(answer) <= _LETTERS else f"{answer[: _LETTERS - 1]}…"

@@ -74,6 +74,7 @@ class EngineRouter(RequestRouter):
         too busy to say so at once. But queues have no bound here, and a replica says by itself
         whether it takes a call. One that could not be reached has to be heard of again first.
         """
+        self._silent &= {replica.replica_id for replica in replicas}
         for replica in replicas:
             if self.replica_queue_len_cache.get(replica.replica_id) is not None:
                 self._silent.discard(replica.replica_id)
