@@ -56,6 +56,8 @@ class _Node:
 class _AbMcts(Correcting):
     """The walk, the same for both kinds of posterior."""
 
+    _steers = True
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._nodes: dict[Path, _Node] = {(): _Node()}

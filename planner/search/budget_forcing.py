@@ -23,6 +23,8 @@ _ANSWER = 1
 class BudgetForcing(Tree):
     """The plain form, for models that don't mark their thinking: the whole answer goes on."""
 
+    _steers = False
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         for chain in range(-(-setup.candidates // (EXTENSIONS + 1))):
@@ -46,6 +48,8 @@ class ThinkingBudgetForcing(Tree):
     A thought is no candidate: it isn't counted, graded or voted with. Where nothing better comes of
     it, it is what there is.
     """
+
+    _steers = False
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

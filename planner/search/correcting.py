@@ -22,6 +22,8 @@ _CUT = "[...]"
 class Correcting(Tree):
     """A search whose nodes may be whole answers that correct others."""
 
+    _steers = False
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._fewer = 0

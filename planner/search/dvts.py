@@ -1,14 +1,19 @@
 """Diverse verifier tree search (Beeching et al., search-and-learn): beams that never mix.
 
-N / M independent subtrees. Each samples M continuations of its node, keeps the best, and so on;
-the last step gives all of its M. None waits for another.
+N / M independent subtrees. Each samples M continuations of its node, keeps the best, and so on.
+Where the best has finished, that was the last step: all M are answers then, and those that haven't
+finished are written to their ends. None waits for another, and none takes another's candidates: one
+that finished and wasn't the best counts against the M of its own.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 from planner.domain import Candidate, Expand, Path
 from planner.search.base import Setup
 from planner.search.beam import BEAM_WIDTH
+from planner.search.levels import unfinished
 from planner.search.tree import Tree, value
 
 
@@ -21,11 +26,11 @@ class Dvts(Tree):
         self._width = min(BEAM_WIDTH, candidates)
         self._subtrees = -(-candidates // self._width)
         self._level: dict[int, list[Candidate]] = {}
-        self._awaited: dict[int, int] = {}
+        self._awaited: Counter[int] = Counter(map(self._subtree, zip(range(candidates))))
+        """How many children of each subtree are still to be heard of."""
+        self._left = Counter(self._awaited)
+        """How many candidates each subtree may still come to."""
         self._grow(None, candidates)
-        for root in range(candidates):
-            subtree = self._subtree((root,))
-            self._awaited[subtree] = self._awaited.get(subtree, 0) + 1
 
     def _grown(self, node: Candidate) -> None:
         self._level.setdefault(self._subtree(node.path), []).append(node)
@@ -35,23 +40,26 @@ class Dvts(Tree):
         self._heard(task.path)
 
     def _heard(self, path: Path) -> None:
-        """Once all children in a subtree have been heard of, the best of them goes on.
-
-        It is over where the best has finished.
-        """
+        """Once all children in a subtree have been heard of, the best of them goes on, or all."""
         subtree = self._subtree(path)
         self._awaited[subtree] -= 1
         if self._awaited[subtree]:
             return
-        level = self._level.pop(subtree, [])
-        if not level:
+        level = sorted(self._level.pop(subtree, []), key=lambda node: (-value(node), node.path))
+        growing = unfinished(level)
+        self._left[subtree] -= len(level) - len(growing)
+        if not growing or not self._left[subtree]:
             return
-        best = min(level, key=lambda node: (-value(node), node.path))
-        if not best.finished:
-            subtrees = 1 + sum(map(bool, self._awaited.values()))
-            share = self._affordable(len(best.token_ids)) // subtrees
-            self._awaited[subtree] = max(1, min(self._width, share))
-            self._grow(best, self._awaited[subtree])
+        subtrees = 1 + sum(count > 0 for count in self._awaited.values())
+        afforded = max(1, self._affordable(len(growing[0].token_ids)) // subtrees)
+        most = min(self._width, self._left[subtree], afforded)
+        if level[0].finished:
+            for node in growing[:most]:
+                self._grow(node, whole=True)
+            self._awaited[subtree] = min(most, len(growing))
+        else:
+            self._grow(level[0], most)
+            self._awaited[subtree] = most
 
     def _subtree(self, path: Path) -> int:
         """Which subtree a node belongs to: by its first step, as the steps are dealt out."""

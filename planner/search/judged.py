@@ -9,6 +9,7 @@ from planner.domain import Candidate, Expand, Outcome, Result, Stopped, Task
 from planner.prompts import asked, conversation, judge_messages, parse_judgement
 from planner.search.base import Search, Setup
 from planner.search.correcting import INSTRUCTION_TOKENS, length, tail
+from planner.tally import answer_given
 
 SIDE_BY_SIDE = 4
 """The candidates that one call compares."""
@@ -19,14 +20,15 @@ _MOST = 64
 class Judged(Search):
     """Once `inner` is done, its answers, one candidate of each, meet in rounds of up to four.
 
-    Where there is no answer to tell candidates apart by, all of them meet. A judge who fails, or
-    names none, lets the one win that the majority ranks first.
+    Where most candidates give no answer to tell them apart by, those meet as well. A judge who
+    fails, or names none, lets the one win that the majority ranks first.
     """
 
     def __init__(self, setup: Setup, inner: Search) -> None:
         super().__init__(setup)
         self._inner = inner
-        self._finished: list[Candidate] = []
+        self._silent: list[Candidate] = []
+        """The candidates that have finished and give no answer."""
         self._round = 0
         self._matches: dict[str, Sequence[Candidate]] = {}
         self._waiting: list[Expand] = []
@@ -36,6 +38,8 @@ class Judged(Search):
         """What the inner search came to then. What it is told later changes nothing any more."""
         self._winners: dict[int, Candidate] = {}
         self._failures = 0
+        self._unmet = 0
+        """Answers that were too many to meet."""
         self._cut = False
 
     @property
@@ -69,18 +73,19 @@ class Judged(Search):
         """Pass on what is the inner search's, and note who finished."""
         self._inner.tell(task, result)
         made = result.candidate
-        if isinstance(task, Expand) and made and made.finished:
-            self._finished.append(made)
+        if isinstance(task, Expand) and task.counts and made and made.finished:
+            code = self.setup.query.code is not None
+            if answer_given(made, code=code) is None:
+                self._silent.append(made)
 
     def _contestants(self, outcome: Outcome) -> list[Candidate]:
-        ranked = list(outcome.ranked)
-        if len(ranked) > 1:
-            return ranked[:_MOST]
-        if outcome.answer is None and ranked:
-            others = [one for one in self._finished if one.path != ranked[0].path]
-            unlike = {one.text: one for one in sorted(others, key=lambda one: one.path)}
-            return [*ranked, *unlike.values()][:_MOST]
-        return ranked
+        """One of each answer, best first, and of those that give none, one of each text."""
+        unlike = {one.text: one for one in outcome.ranked}
+        if len(self._silent) > sum(vote.count for vote in outcome.votes):
+            for one in sorted(self._silent, key=lambda one: one.path):
+                unlike.setdefault(one.text, one)
+        self._unmet = max(0, len(unlike) - _MOST)
+        return list(unlike.values())[:_MOST]
 
     def _pair(self) -> None:
         """Set up the matches of the next round; none where one is left."""
@@ -111,7 +116,7 @@ class Judged(Search):
         if context is None or together <= (room := context - _VERDICT_TOKENS - INSTRUCTION_TOKENS):
             return [one.text for one in match]
         self._cut = True
-        return [tail(one.text, max(0, room) / together) for one in match]
+        return [tail(one.text, max(0, room) / max(1, together)) for one in match]
 
     def surplus(self) -> Sequence[Task]:
         return self._inner.surplus()
@@ -131,6 +136,9 @@ class Judged(Search):
     def best(self) -> Outcome:
         outcome = replace(self._judged or self._inner.best(), stopped=self.stopped)
         standing = self._standing or []
+        if not self.done and len(self._contestants(outcome)) > 1:
+            note = "The judge came to no verdict before the end, so the majority stands."
+            return replace(outcome, notes=(*outcome.notes, note))
         if self._round == 0 or len(standing) != 1:
             return outcome
         winner = standing[0]
@@ -140,6 +148,11 @@ class Judged(Search):
         notes = outcome.notes
         if self._failures:
             notes = (*notes, f"The judge named nobody {self._failures} times; the first won there.")
+        if self._unmet:
+            notes = (
+                *notes,
+                f"The judge saw the first {_MOST} answers, and not {self._unmet} more.",
+            )
         if self._cut:
             notes = (*notes, "Candidates were cut at their start to fit the judge's context.")
         return replace(

@@ -70,7 +70,9 @@ class _Mcts(Tree):
         """How much a walk at the parent wants to go on to a child of it."""
 
     def _refill(self) -> None:
-        if self._root.flying >= self.setup.candidates or self._begun >= self._most:
+        # Each walk ends in a candidate. One that is being graded is still in flight.
+        candidates = self._tally.finished - self._ungraded + self._root.flying
+        if candidates >= self.setup.candidates or self._begun >= self._most:
             return
         node = self._root
         while not node.closed and node.started == self._branches:

@@ -63,11 +63,13 @@ class Particles(Levels):
         dice = random.Random(f"{self.setup.query.seed}/particles/{self._steps}")
         drawn = self._resample(weights, dice)
         growing = [place for place in drawn if not particles[place].finished]
-        if len(growing) <= self._afforded:
+        # Finished particles that died out have cost a candidate each.
+        most = min(self._afforded, self.setup.candidates - self._tally.finished)
+        if len(growing) <= most:
             return drawn
         # The budget can't bring all of them to their ends: some of those drawn go, any of them.
         ended = [place for place in drawn if particles[place].finished]
-        return [*ended, *sorted(dice.sample(growing, self._afforded))]
+        return [*ended, *sorted(dice.sample(growing, max(0, most)))]
 
     def _temperature(self, logits: Sequence[float]) -> float:
         return 1.0

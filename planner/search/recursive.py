@@ -20,7 +20,7 @@ SHOWN = 4
 class Recursive(Correcting):
     """Four rounds of N / 4 answers each, every one written from four of the round before.
 
-    Fewer than four candidates make as many rounds of one.
+    Fewer than four candidates make as many rounds of one; what N / 4 leaves over is not written.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -41,6 +41,14 @@ class Recursive(Correcting):
     def _verdict(self) -> Stopped | None:
         # What earlier rounds say is not what the last one will, so no rule can end it.
         return None
+
+    def _remarks(self) -> tuple[str, ...]:
+        if len(self.setup.stop.rules) > 1:
+            return (
+                *super()._remarks(),
+                "No stopping rule ends this strategy before its last round.",
+            )
+        return super()._remarks()
 
     def _grown(self, node: Candidate) -> None:
         self._level.append(node)

@@ -12,4 +12,8 @@ class Single(Sampling):
     """A single sample; there is nothing to select or to grade."""
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__(replace(setup, candidates=1, grades=False))
+        super().__init__(replace(setup, candidates=1))
+
+    @property
+    def _wants_scores(self) -> bool:
+        return False

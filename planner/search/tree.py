@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
-from math import exp
+from math import exp, isfinite
 from sys import maxsize
 from typing import Literal
 
@@ -36,8 +36,12 @@ class Tree(Gathering):
     how each growth went; one that decides only when there is room overrides `_refill`.
     """
 
+    _steers = True
+    """Whether scores say where it goes on, and not only which answer is chosen."""
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
+        self._grades = setup.grades and (self._steers or setup.selector.needs_scores)
         self._waiting: deque[Task] = deque()
         self._flying: dict[str, Task] = {}
         self._last_grades: dict[str, Task] = {}
@@ -75,13 +79,13 @@ class Tree(Gathering):
     def _refill(self) -> None:
         """Called where nothing waits and there is room: the chance to `_grow` something."""
 
-    def _grow(self, parent: Candidate | None, count: int = 1) -> None:
-        """Have `count` children of `parent` (of the query, if None) sampled."""
+    def _grow(self, parent: Candidate | None, count: int = 1, *, whole: bool = False) -> None:
+        """Have `count` children of `parent` (of the query, if None) sampled: steps, or all else."""
         path: Path = parent.path if parent else ()
         for _ in range(count):
             child = (*path, self._children[path])
             self._children[path] += 1
-            until: Literal["step", "end"] = "step" if len(child) < MAX_STEPS else "end"
+            until: Literal["step", "end"] = "end" if whole or len(child) >= MAX_STEPS else "step"
             self._waiting.append(Expand(child, parent, until=until))
 
     def _write(self, task: Expand) -> None:
@@ -91,7 +95,7 @@ class Tree(Gathering):
     @property
     def needs_logprobs(self) -> bool:
         # Without a reward model the model's own confidence has to say what is promising.
-        return super().needs_logprobs or not self.setup.grades
+        return super().needs_logprobs or (self._steers and not self.setup.grades)
 
     def _ask(self, room: int) -> Sequence[Task]:
         tasks: list[Task] = []
@@ -129,7 +133,7 @@ class Tree(Gathering):
         if node is None or result.status != "done" or node.finish is Finish.BUDGET:
             if not self._over:
                 self._lost(task)
-        elif not (self.setup.grades and self._answers(task.path)):
+        elif not (self._grades and self._answers(task.path)):
             self._arrive(node)
         elif node.finished or not self._over:
             self._waiting.appendleft(Grade(node))
@@ -183,9 +187,9 @@ def value(node: Candidate) -> float:
 
     That is the geometric mean of its tokens' probabilities.
     """
-    if node.score is not None:
+    if node.score is not None and isfinite(node.score):
         return node.score
-    if node.logprob is None or not node.token_ids:
+    if node.logprob is None or not isfinite(node.logprob) or not node.token_ids:
         return 0.5
     return exp(min(0.0, node.logprob / len(node.token_ids)))
 

@@ -93,15 +93,19 @@ class Stop:
 
     def verdict(self, view: View) -> Stopped | None:
         """What stops the search now; never anything once there is nothing left to save."""
-        if view.remaining == 0:
+        if view.remaining == 0 or view.tally.finished == 0:
             return None
         for rule in self.rules:
-            if stopped := rule.verdict(view):
+            stopped = rule.verdict(view)
+            # Votes say nothing of an answer that is chosen for its scores against them.
+            if stopped is not None and (stopped is not Stopped.CONFIDENT or view.agreed):
                 return stopped
         return None
 
     def horizon(self, view: View) -> int | None:
         """The fewest further candidates after which any rule could fire."""
+        if not view.agreed:
+            return None
         known = [h for rule in self.rules if (h := rule.horizon(view)) is not None]
         return min(known, default=None)
 

@@ -18,6 +18,12 @@ class View:
     selector: Selector
     remaining: int
 
+    @property
+    def agreed(self) -> bool:
+        """Whether the answer that would be chosen now has the most votes, or there is none."""
+        ranked = self.selector.choose(self.tally).ranked if self.selector.needs_scores else ()
+        return not ranked or ranked[0].count >= self.tally.leader_count
+
 
 class Rule(Protocol):
     """One reason to stop. Pure."""

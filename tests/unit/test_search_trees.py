@@ -143,6 +143,106 @@ def test_a_tree_is_no_wider_than_its_budget(
         assert strategy == "dvts" or not cut
 
 
+def _bad_starts(node: Candidate) -> float:
+    """Whatever begins with an even step is better than its siblings only where it ends in 3."""
+    return 0.9 if node.path[-1] == 3 else 0.1
+
+
+def test_dvts_keeps_the_candidates_of_its_subtrees_apart() -> None:
+    """Answers that one subtree comes to and doesn't keep leave the others what is theirs."""
+    under = search("dvts", Setup(QUERY, 8, selector("best"), parse("none"), True))
+    ended: Counter[int] = Counter()
+    flying: list[Task] = []
+    while not under.done:
+        flying += under.ask(99)
+        # The even subtree is always first, and all but its last children are answers.
+        task = flying.pop(flying.index(min(flying, key=lambda one: _subtree(one) != 0)))
+        result = end(task, _bad_starts)
+        if isinstance(task, Expand) and _subtree(task) == 0 and task.path[-1] not in (3, 6):
+            assert result.candidate is not None
+            node = replace(result.candidate, finish=Finish.STOP)
+            result = replace(result, candidate=node)
+        if isinstance(task, Expand) and result.candidate and result.candidate.finished:
+            ended[_subtree(task)] += 1
+        under.tell(task, result)
+    assert ended == {0: 4, 1: 4}
+
+
+def _subtree(task: Task) -> int:
+    path = task.candidate.path if isinstance(task, Grade) else task.path  # type: ignore[union-attr]
+    return path[0] % 2
+
+
+def test_dvts_writes_all_of_its_last_step_to_the_end() -> None:
+    """Where the best child has finished, its siblings are answers of the subtree as well."""
+    under = search("dvts", Setup(QUERY, 4, selector("best"), parse("none"), True))
+    flying: list[Task] = []
+    grown: list[Expand] = []
+    while not under.done:
+        flying += under.ask(99)
+        task = flying.pop(0)
+        result = end(task, lambda node: 0.9 if node.path == (2,) else 0.5)
+        if isinstance(task, Expand):
+            grown.append(task)
+            if task.path == (2,):
+                assert result.candidate is not None
+                result = replace(result, candidate=replace(result.candidate, finish=Finish.STOP))
+        under.tell(task, result)
+    assert [task.path for task in grown if task.until == "end"] == [(0, 0), (1, 0), (3, 0)]
+    assert under.progress()[0] == 4
+
+
+def test_mcts_begins_no_more_walks_than_candidates() -> None:
+    """Whatever comes when, finished candidates and walks in flight are no more than was asked."""
+    for seed in range(20):
+        dice = random.Random(seed)
+        under = begin("mcts", 16)
+        flying: list[Task] = []
+        grown: set[tuple[int, ...]] = set()
+        while not under.done:
+            flying += under.ask(99)
+            task = flying.pop(dice.randrange(len(flying)))
+            if isinstance(task, Expand) and task.until == "end":
+                grown.add(task.path)
+            under.tell(task, end(task, by_digits))
+        assert len(grown) <= 16
+        assert under.surplus() == ()
+
+
+def test_particles_come_to_no_more_answers_than_asked() -> None:
+    """Finished particles that died out count, so that a budget of candidates is enough."""
+    for seed in range(30):
+        dice = random.Random(seed)
+        rules = Setup(replace(QUERY, seed=seed), 16, selector("best"), parse("none"), True)
+        under = search("particles", rules)
+        finished, flying = 0, list[Task]()
+        while not under.done:
+            flying += under.ask(99)
+            task = flying.pop(0)
+            result = end(task, by_digits)
+            if isinstance(task, Expand) and result.candidate and dice.random() < 0.3:
+                result = replace(result, candidate=replace(result.candidate, finish=Finish.STOP))
+            if isinstance(task, Expand) and result.candidate:
+                finished += result.candidate.finished
+            under.tell(task, result)
+        assert finished <= 16
+
+
+def test_only_what_needs_scores_is_graded() -> None:
+    """Corrections that vote cost no reward tokens; where scores choose or steer, all are graded."""
+    for strategy in ("refine", "recursive", "budget_forcing", "budget_forcing_thinking"):
+        for said, wanted in (("majority", False), ("weighted", True)):
+            graded = 0
+            under = begin(strategy, 4, said)
+            flying: list[Task] = []
+            while not under.done:
+                flying += under.ask(99)
+                task = flying.pop(0)
+                graded += isinstance(task, Grade)
+                under.tell(task, end(task, by_digits))
+            assert bool(graded) == wanted
+
+
 def test_dvts_never_mixes_its_subtrees() -> None:
     """Two subtrees of four: in each the best child of its own goes on."""
     grown = run(begin("dvts", 8), by_digits)

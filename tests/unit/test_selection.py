@@ -101,11 +101,23 @@ def test_what_is_no_number_counts_as_none(name: str, odd: float, later: bool) ->
     assert "fell back to majority" in all_odd.notes[0]
 
 
+def test_best_goes_by_scores_alone_where_most_give_no_answer() -> None:
+    """An essay is no worse for naming no number at its end; the reply says how it was chosen."""
+    essays = [candidate(index, None, 0.7 + index / 10) for index in range(3)]
+    chosen = selector("best").choose(tally_of(*essays, candidate(9, "1945", 0.1)))
+    assert chosen.ranked[0].best.path == (2,)
+    assert chosen.confidence == pytest.approx(0.9)
+    assert "no answer" in chosen.notes[0]
+    better = selector("best").choose(tally_of(*essays, candidate(9, "1945", 0.95)))
+    assert (better.ranked[0].answer, better.notes) == ("1945", ())
+
+
 @pytest.mark.parametrize("name", sorted(SELECTORS))
 def test_candidate_without_an_answer_does_not_vote(name: str) -> None:
     """However many are silent, an answer wins; where all are, the best-scored one does."""
     silent = [candidate(index, None, 0.9) for index in range(3)]
-    chosen = selector(name).choose(tally_of(*silent, candidate(9, "7", 0.1)))
+    voters = [candidate(9 + index, "7", 0.1) for index in range(1 if name != "best" else 3)]
+    chosen = selector(name).choose(tally_of(*silent, *voters))
     assert chosen.ranked[0].answer == "7"
     all_silent = selector(name).choose(tally_of(*silent[:2], candidate(5, None, 0.95)))
     assert all_silent.ranked[0].best.path == (5,)
