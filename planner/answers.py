@@ -13,12 +13,14 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from planner.forms import choice, fenced, is_choice, json_value
+from planner.forms import choice, choice_named, fenced, json_value
 
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
 _HASHES = re.compile(r"####[ \t]*+(\S[^\n]*)(\n|$)")
 # Nothing that is repeated is given back, or a run of spaces would be tried at every length.
-_PHRASE = re.compile(r"\banswer(?:\s++is\s*+:?+|\s*+[:=])[ \t]*+(\S[^\n]*)(\n|$)", re.IGNORECASE)
+_PHRASE = re.compile(r"\banswer(?:\s++is\s*+:?+|\s*+[:=])[ \t]*+(?=\S)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!]\s+(?=[A-Z])")
+_TELLING = re.compile(r"[\d$]")
 _NUMBERS = re.compile(r"[-\d., ]+")
 _APART = re.compile(r", \d{3}(?!\d)")
 _LAST_NUMBER = re.compile(
@@ -46,18 +48,25 @@ def extract(text: str, *, ended: bool = True) -> str | None:
         return boxed.strip() or None
     if "```" in text and (block := fenced(text, ended=ended)) and json_value(block) is not None:
         return block
-    for marker in (_HASHES, _PHRASE):
-        found = list(marker.finditer(text))[-1:]
-        for last in found:
-            complete = ended or last.group(2) == "\n"
-            return _unwrap(last.group(1)) or None if complete else None
+    for last in list(_HASHES.finditer(text))[-1:]:
+        return _unwrap(last.group(1)) or None if ended or last.group(2) == "\n" else None
+    for last in list(_PHRASE.finditer(text))[-1:]:
+        line, newline, _ = text[last.end() :].partition("\n")
+        return _unwrap(_first_sentence(line)) or None if ended or newline else None
     if not ended:
         return None
     last_line = text.rstrip().rsplit("\n", 1)[-1]
-    if is_choice(last_line):
-        return _unwrap(last_line)
+    if (named := choice_named(last_line)) is not None:
+        return _unwrap(named)
     numbers = _LAST_NUMBER.findall(last_line)
     return numbers[-1].rstrip(",") if numbers else None
+
+
+def _first_sentence(line: str) -> str:
+    """`42` of "42. I hope this helps!": what ends a sentence that says a number or a formula."""
+    if (telling := _TELLING.search(line)) and (end := _SENTENCE_END.search(line, telling.end())):
+        return line[: end.start()]
+    return line
 
 
 def canonical(answer: str) -> str:

@@ -269,6 +269,7 @@ class Outcome:
 
     `ranked` holds the best candidate of each distinct answer, best first; `notes` say where
     something other than what was asked for had to be done (a fallback of the selector, say).
+    `silent` candidates have finished and give no answer, so that they aren't among the votes.
     """
 
     ranked: tuple[Candidate, ...] = ()
@@ -278,6 +279,7 @@ class Outcome:
     stopped: Stopped | None = None
     selector: str = ""
     notes: tuple[str, ...] = field(default=())
+    silent: int = 0
 
     @property
     def best(self) -> Candidate | None:

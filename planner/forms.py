@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 _BARE = re.compile(r"(?:(?:option|choice)\s+)?(?:\(([a-j])\)|([a-j])\)?)[.:]?", re.IGNORECASE)
 _LABELLED = re.compile(r"(?:\(([A-J])\)(?:[\s:.]+\S|\d)|([A-J])\)\s+\S).*", re.DOTALL)
+_NAMED = re.compile(r"\b(?:[Oo]ption|[Cc]hoice)(?: is)?:? [*_]*\(?([A-J])\)?[*_]*\.?$")
 _EMPHASIS = "*_` \t\n"
 
 
@@ -25,10 +26,16 @@ def choice(text: str) -> str | None:
     return (found[1] or found[2]).lower() if found else None
 
 
-def is_choice(line: str) -> bool:
-    """Whether a line that nothing marks as an answer is one all the same: `B`, `(B)`, `**B.**`."""
+def choice_named(line: str) -> str | None:
+    """The letter that a line comes to that nothing else marks as an answer.
+
+    `B`, `(B)`, `**B.**`, `Option B`, `The correct choice is (D).`
+    """
     line = line.strip(_EMPHASIS)
-    return len(line) <= 4 and line.upper() == line and _BARE.fullmatch(line) is not None
+    if len(line) <= 4 and line.upper() == line and _BARE.fullmatch(line):
+        return line
+    found = _NAMED.search(line)
+    return found[1] if found else None
 
 
 def json_value(

@@ -25,8 +25,9 @@ from planner.domain import (
     Verify,
 )
 from planner.effort import Effort
+from planner.equivalence import may_be_same
 from planner.errors import InvalidOption, LongthinkError
-from planner.search import STRATEGIES, Search, Setup, begin
+from planner.search import STRATEGIES, Search, begin
 from planner.search.judged import Judged
 from planner.search.sampling import Sampling
 
@@ -79,26 +80,32 @@ class Replayed:
 
 
 def replay_samples(
-    query: Query, effort: Effort, samples: Sequence[Sample], *, grades: bool
+    query: Query,
+    effort: Effort,
+    samples: Sequence[Sample],
+    *,
+    grades: bool,
+    same: Callable[[str, str], bool] | None = None,
 ) -> Replayed:
     """Search with `samples` in their order, at most `effort.candidates` of them.
 
     There is one worker, as it were: each sample, and then its grade, is told before the next one
     is asked for. So a stopping rule sees them one by one, and what it saves is saved. `grades`
-    says whether there is a reward model; a sample without a score then is one it failed on.
+    says whether there is a reward model; a sample without a score then is one it failed on. `same`
+    compares two canonical answers that differ in form, as the verifier does; without it, those are
+    two.
 
     Raises InvalidOption for a strategy that whole samples are no use for.
     """
-    search = begin(
-        query, replace(effort, candidates=min(effort.candidates, len(samples))), grades=grades
-    )
+    effort = replace(effort, candidates=min(effort.candidates, len(samples)))
+    search = begin(query, effort, grades=grades, verifies=same is not None)
     _check(search, effort.strategy)
     lengths: list[int | None] = []
     while not search.done and (asked := search.ask(1)):
         for task in asked:
             if isinstance(task, Expand):
                 lengths.append(samples[task.path[0]].under(task.floor)[1])
-            search.tell(task, _end(task, samples))
+            search.tell(task, _end(task, samples, same))
     known = [length for length in lengths if length is not None]
     tokens = sum(known) if len(known) == len(lengths) else None
     return Replayed(search.best(), len(lengths), search.progress()[1], tokens)
@@ -111,7 +118,7 @@ def _check(search: Search, strategy: str) -> None:
             "longthink.selector",
         )
     if not isinstance(search, Sampling):
-        able = ", ".join(name for name, kind in STRATEGIES.items() if _independent(kind))
+        able = ", ".join(filter(independent, STRATEGIES))
         raise InvalidOption(
             f"strategy {strategy!r} can't be replayed over samples: what it asks for hangs on what "
             "it was told, as where it continues a partial answer, and no record of whole samples "
@@ -120,11 +127,13 @@ def _check(search: Search, strategy: str) -> None:
         )
 
 
-def _independent(kind: Callable[[Setup], Search]) -> bool:
+def independent(strategy: str) -> bool:
+    """Whether its candidates are samples that hang on nothing but the query."""
+    kind = STRATEGIES.get(strategy)
     return isinstance(kind, type) and issubclass(kind, Sampling)
 
 
-def _end(task: Task, samples: Sequence[Sample]) -> Result:
+def _end(task: Task, samples: Sequence[Sample], same: Callable[[str, str], bool] | None) -> Result:
     """How the one worker, who only has the samples, ends a task."""
     if isinstance(task, Expand):
         (index,) = task.path
@@ -133,12 +142,25 @@ def _end(task: Task, samples: Sequence[Sample]) -> Result:
         cost = Cost(completion_tokens=tokens or 0, candidates=1)
         return Result(task.id, "done", made, cost)
     if isinstance(task, Verify):
-        return Result(task.id, "failed", error="Answers aren't compared here.")
+        return Result(task.id, "done", same=_groups(task, same or str.__eq__))
     (index,) = task.candidate.path
     score = samples[index].score
     if score is None:
         return Result(task.id, "failed", error="No score is on record.")
     return Result(task.id, "done", task.candidate.graded((score,), score))
+
+
+def _groups(task: Verify, same: Callable[[str, str], bool]) -> tuple[tuple[str, ...], ...]:
+    """The answers that are one, each compared with the first of every group there is."""
+    groups = [[answer] for answer in task.answers[: task.apart]]
+    for answer in task.answers[task.apart :]:
+        for group in groups:
+            if may_be_same(answer, group[0]) and same(answer, group[0]):
+                group.append(answer)
+                break
+        else:
+            groups.append([answer])
+    return tuple(tuple(group) for group in groups if len(group) > 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,7 @@ class Gathering(Search):
             stopped=self.stopped,
             selector=self.setup.selector.name,
             notes=notes,
+            silent=self._tally.silent.count if self._tally.silent else 0,
         )
 
     def _remark(self, *remarks: str | None) -> None:

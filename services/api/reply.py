@@ -72,6 +72,7 @@ def extension(reply: Reply, *, answers: int, seconds: float) -> dict[str, Any]:
             {"answer": vote.answer, "count": vote.count, "score": vote.score}
             for vote in outcome.votes
         ],
+        "silent": outcome.silent,
         "stopped": outcome.stopped,
         "strategy": reply.effort.strategy,
         "selector": outcome.selector or reply.effort.selector,

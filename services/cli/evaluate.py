@@ -31,7 +31,7 @@ def evaluate(
         typer.Option(
             metavar="F.jsonl",
             help='Questions of your own, {"question", "answer"} a line; or GSM8K, MATH-500 or AIME '
-            "as they are published. Parquet will do as well.",
+            "as they are published. CSV and Parquet will do as well.",
         ),
     ] = None,
     dataset: Annotated[

@@ -15,7 +15,8 @@ from httpx import HTTPError
 
 from planner.errors import InvalidOption
 
-_READABLE = (".jsonl", ".parquet")
+_READABLE = (".jsonl", ".parquet", ".csv")
+"""The first of them is taken where the same questions are there in several."""
 _USUAL = ("main", "default")
 
 
@@ -71,9 +72,9 @@ def chosen(written: str, files: Sequence[str], part: str) -> tuple[str, ...]:
             f"--dataset {written}: name its questions as {written.partition(':')[0]}:PART, a part "
             f"of the path of one of its files, which are: {there}."
         )
-    # The same questions in both forms are to be asked once.
-    lines = [file for file in found if file.endswith(".jsonl")]
-    return tuple(lines or found)
+    # The same questions in several forms are to be asked once.
+    forms = [tuple(file for file in found if file.endswith(form)) for form in _READABLE]
+    return next(form for form in forms if form)
 
 
 def _usual(files: list[str]) -> list[str]:

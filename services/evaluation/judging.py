@@ -9,6 +9,7 @@ is imported or started before the first pair that needs it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
@@ -82,8 +83,22 @@ def refereed() -> Iterator[Callable[[str, str], bool]]:
 
 
 def by_form(answer: str, gold: str) -> bool | None:
-    """Whether two answers are the same, as far as their canonical forms tell."""
+    """Whether an answer is the right one, as far as their canonical forms tell.
+
+    Where that is a bare number, a unit or a percent sign more is no mistake.
+    """
     one, other = canonical(answer), canonical(gold)
     if one == other:
         return True
+    if _BARE.fullmatch(other) and (measured := _MEASURED.fullmatch(answer.strip().strip("$"))):
+        return canonical(measured[1]) == other
     return None if may_be_same(one, other) else False
+
+
+_BARE = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
+_POWER = r"(?:\s*\^\{?\d\}?)?"
+_MEASURED = re.compile(
+    r"[$€£]?(-?\d[\d,]*(?:\.\d+)?(?:/\d+)?)"
+    rf"(?:\s*\\?%|\s*\\(?:text|mathrm)\s*\{{[^{{}}\d]*\}}{_POWER}"
+    rf"|\s+(?!pi\b|sqrt|or\b|and\b|to\b|mod\b)[^\W\d_]{{2,}}(?:[ /][^\W\d_]+)*{_POWER})"
+)

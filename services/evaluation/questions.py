@@ -1,7 +1,7 @@
 """Draws the questions of an evaluation: synthetic ones, or those of files.
 
-The seed alone decides which; a seed never used before is a test never seen. Files are JSONL or
-Parquet, of a user's own {"question", "answer"} or as these are published:
+The seed alone decides which; a seed never used before is a test never seen. Files are JSONL, a JSON
+array, CSV or Parquet, of a user's own {"question", "answer"} or as these are published:
 
 - GSM8K: `question`, and `answer`, a solution that ends in "#### 42";
 - MATH-500: `problem`, and `answer` beside `solution`;
@@ -10,6 +10,8 @@ Parquet, of a user's own {"question", "answer"} or as these are published:
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -68,21 +70,31 @@ def fingerprint(questions: tuple[Question, ...]) -> str:
 def _questions(path: Path, *, several: bool) -> list[Question]:
     """All questions of a file. Their ids name it where there are several files."""
     name = f"{path.name} " if several else ""
-    rows = parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+    rows = parquet_rows(path) if path.suffix == ".parquet" else _text_rows(path)
     found = [_question(f"{path}, line {place}", f"{name}line-{place}", row) for place, row in rows]
     if not found:
         raise InvalidOption(f"{path}: has no questions in it.")
     return found
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """What each line that isn't empty says, with its number."""
+def _text_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """What each line, or element of an array, or row of a table says, with its number."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InvalidOption(f"{path}: can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise InvalidOption(f"{path}: isn't UTF-8: {error}.") from error
+    if path.suffix == ".csv":
+        yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 1)
+        return
+    if text.lstrip().startswith("["):
+        try:
+            yield from enumerate(json.loads(text), 1)
+        except (ValueError, RecursionError) as error:
+            raise InvalidOption(f"{path}: isn't JSON: {error}.") from error
+        return
+    lines = text.split("\n")
     for place, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -103,4 +115,7 @@ def _question(where: str, name: str, row: Any) -> Question:
             "text or a number."
         )
     # GSM8K's answers are whole solutions, and the answer itself stands after the hashes.
-    return Question(name, text, str(answer).rpartition("####")[2].strip())
+    gold = str(answer).rpartition("####")[2].strip()
+    if not gold:
+        raise InvalidOption(f'{where}: its "answer" is empty, so nothing could be right.')
+    return Question(name, text, gold)

@@ -129,7 +129,7 @@ def _replay(
     query: Recorded, effort: Effort, grades: bool, same: Callable[[str, str], bool]
 ) -> Ended:
     asked = Query((Message("user", query.question),))
-    replayed = replay_samples(asked, effort, query.samples, grades=grades)
+    replayed = replay_samples(asked, effort, query.samples, grades=grades, same=same)
     outcome = replayed.outcome
     given = Counter(answer_given(sample.candidate(0)) for sample in query.samples)
     right = {answer for answer in given if answer is not None and same(answer, query.answer)}

@@ -16,7 +16,7 @@ _COLUMNS = (
 )
 _LEGEND = (
     "In brackets: 95% intervals. In bold: on the Pareto front of accuracy and completion tokens. "
-    "pass@n: any candidate had the answer."
+    "pass@n: any candidate that voted had the answer."
 )
 
 

@@ -31,8 +31,8 @@ class Record:
     """How one question went with one variant. With an `error` there was no reply.
 
     `right` compares the reply's answer with the `gold` one, `passed` says whether any candidate
-    had it, `correct` how many of those `finished` had it; `seconds` is the time from request to
-    reply as the client saw it.
+    that voted had it, `correct` how many of those `finished` had it; `seconds` is the time from
+    request to reply as the client saw it.
     """
 
     variant: str

@@ -139,7 +139,7 @@ async def judged(job: Job, reply: Mapping[str, Any], seconds: float, referee: Re
             right=answer is not None and await referee.same(answer, gold),
             passed=correct > 0,
             correct=correct,
-            finished=_finished(job.variant, ours),
+            finished=sum(vote["count"] for vote in ours["votes"]) + ours["silent"],
             confidence=ours["confidence"],
             stopped=ours["stopped"],
             completion_tokens=spent["completion_tokens"],
@@ -150,19 +150,6 @@ async def judged(job: Job, reply: Mapping[str, Any], seconds: float, referee: Re
         )
     except (KeyError, TypeError) as error:
         raise ServiceError(f"The reply isn't one of longthink's: {error!r} is amiss.") from error
-
-
-def _finished(variant: Variant, ours: Mapping[str, Any]) -> int:
-    """How many candidates came to an end.
-
-    Where all that was planned is done, those without an answer are among them. What was cut or
-    cancelled isn't.
-    """
-    answered: int = sum(vote["count"] for vote in ours["votes"])
-    if ours["stopped"] != "complete":
-        return answered
-    sampled: int = ours["spent"]["candidates"]
-    return max(answered, min(variant.candidates, sampled))
 
 
 def _record(job: Job, **known: Any) -> Record:

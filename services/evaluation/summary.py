@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from planner.replay import independent
 from services.evaluation.estimates import (
     Interval,
     mean_interval,
@@ -39,8 +40,8 @@ class Row:
     `budget_tokens` how many those are, which no request may exceed.
 
     `pass_at` estimates pass@k for k = 1, 2, 4 and so on, as far as every question has so many
-    candidates. It is unbiased where no candidate was left out for what others said: for samples
-    independent of each other and no stopping rule, `majority@none` say.
+    candidates; only for strategies whose candidates are independent of each other. It is unbiased
+    where none was left out for what others said: without a stopping rule, `majority@none` say.
     """
 
     strategy: str
@@ -103,7 +104,7 @@ def row(variant: Variant, records: Sequence[Record], worth: Worth | None = None)
         mean_reward_tokens_ci95=_rounded(mean_interval(reward), 2),
         p50_seconds_ci95=_rounded(percentile_interval(seconds, 0.50), 4),
         p95_seconds_ci95=_rounded(percentile_interval(seconds, 0.95), 4),
-        pass_at=pass_at(replies),
+        pass_at=pass_at(replies) if independent(variant.strategy) else (),
     )
 
 

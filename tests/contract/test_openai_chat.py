@@ -57,6 +57,7 @@ async def test_the_longthink_object_says_how_the_answer_was_found() -> None:
             {"answer": "42", "count": 3, "score": 2.5},
             {"answer": "43", "count": 1, "score": 0.2},
         ],
+        "silent": 0,
         "stopped": "complete",
         "strategy": "majority",
         "selector": "weighted",

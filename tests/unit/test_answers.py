@@ -155,3 +155,20 @@ def test_hostile_text_is_read_quickly(text: str) -> None:
     answer_of(text)
     canonical(text)
     assert time.perf_counter() - began < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 42. I hope this helps!", "42"),
+        ("Final Answer: The final answer is $5$. I hope it is correct.", "5"),
+        ("The answer is 3.5. We see that 7 is no answer", "3.5"),
+        ("Answer: Dr. Smith", "dr. smith"),
+        ("so\nThe correct choice is (D).", "d"),
+        ("so it must be\nOption B", "b"),
+        ("We have no option", None),
+    ],
+)
+def test_prose_around_an_answer_is_none_of_it(text: str, answer: str | None) -> None:
+    """What is said after the answer, or before it, doesn't make it another one."""
+    assert answer_of(text) == answer

@@ -332,6 +332,7 @@ def reply(**changed: Any) -> dict[str, Any]:
         "answer": "0.5",
         "confidence": 0.9,
         "votes": [{"answer": "0.5", "count": 3}, {"answer": "7", "count": 1}],
+        "silent": 0,
         "stopped": "complete",
         "spent": {"completion_tokens": 12, "reward_tokens": 3, "candidates": 4},
         "trace_id": "t",
@@ -358,29 +359,25 @@ async def test_a_reply_is_judged_by_its_answer(
     assert (record.completion_tokens, record.reward_tokens, record.sampled) == (12, 3, 4)
 
 
-@pytest.mark.parametrize(
-    ("stopped", "sampled", "correct", "finished"),
-    [("complete", 4, 3, 4), ("complete", 6, 3, 4), ("certain", 6, 3, 4), ("budget", 9, 3, 4)],
-)
-async def test_candidates_are_counted(
-    stopped: str, sampled: int, correct: int, finished: int
-) -> None:
-    """Right ones by their votes; ended ones by all that was planned, if it is done."""
-    spent = {"completion_tokens": 12, "reward_tokens": 3, "candidates": sampled}
+@pytest.mark.parametrize("stopped", ["complete", "certain", "budget"])
+async def test_a_candidate_without_an_answer_is_wrong(stopped: str) -> None:
+    """Right ones are counted by their votes; of those that ended, the silent ones are none."""
+    votes = [{"answer": "0.5", "count": 3}, {"answer": "7", "count": 2}]
     job = Job(Question("q", "?", "1/2"), VARIANT, 1)
-    record = await judged(job, reply(stopped=stopped, spent=spent), 1.5, Referee())
-    assert (record.correct, record.finished) == (correct, finished)
+    record = await judged(job, reply(votes=votes, silent=4, stopped=stopped), 1.5, Referee())
+    assert (record.correct, record.finished) == (3, 9)
 
 
-async def test_a_candidate_without_an_answer_is_wrong() -> None:
-    """Where all four are done and three have voted, the fourth counts for pass@k."""
-    votes = [{"answer": "0.5", "count": 3}]
-    job = Job(Question("q", "?", "1/2"), VARIANT, 1)
-    record = await judged(job, reply(votes=votes), 1.5, Referee())
-    assert (record.correct, record.finished) == (3, 4)
-    votes = [{"answer": "0.5", "count": 3}]
-    cut = reply(votes=votes, stopped="budget")
-    assert (await judged(job, cut, 1.5, Referee())).finished == 3
+def test_pass_at_k_is_told_of_independent_samples_alone() -> None:
+    """Four answers written from each other are no four draws."""
+    records = [replace(RECORD, question=str(n), correct=2, finished=4) for n in range(9)]
+    told = {
+        name: row(Variant(name, name, None, None, 4), records).pass_at
+        for name in ("majority", "best_of_n", "recursive", "particles")
+    }
+    assert [one.k for one in told["majority"]] == [1, 2, 4]
+    assert told["best_of_n"] == told["majority"]
+    assert told["recursive"] == told["particles"] == ()
 
 
 def test_a_row_has_every_figure_with_its_interval() -> None:

@@ -72,6 +72,28 @@ def test_a_table_in_parquet_is_read_like_lines(tmp_path: Path) -> None:
     assert from_files((path,), None, 0) == from_files((lines,), None, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("aime.csv", 'ID,Year,Question,Answer\r\n1983-1,1983,"Let x, y\nbe.",60\r\n'),
+        ("aime.json", json.dumps([{"Question": "Let x, y\nbe.", "Answer": 60}])),
+        ("aime.jsonl", "\ufeff" + json.dumps({"Question": "Let x, y\nbe.", "Answer": "60"})),
+    ],
+)
+def test_tables_arrays_and_marks_of_order_are_read(tmp_path: Path, name: str, text: str) -> None:
+    """As AIME's older years are published, and as some editors write UTF-8."""
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    (question,) = from_files([tmp_path / name], None, 0)
+    assert (question.text, question.answer) == ("Let x, y\nbe.", "60")
+
+
+def test_an_empty_answer_is_refused(tmp_path: Path) -> None:
+    """With it every reply would be wrong."""
+    path = written(tmp_path / "q.jsonl", {"question": "q", "answer": " "})
+    with pytest.raises(InvalidOption, match="is empty"):
+        from_files([path], None, 0)
+
+
 def test_what_is_no_table_is_told(tmp_path: Path) -> None:
     """A file that only has the name of one, or is none at all."""
     path = written(tmp_path / "f.parquet", GSM8K)

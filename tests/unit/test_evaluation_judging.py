@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.evaluation.judging import Referee
+from services.evaluation.judging import Referee, by_form
 from services.evaluation.questions import Question
 from services.evaluation.replaying import effort_of, replay
 from services.evaluation.run import Job, judged
@@ -45,6 +45,7 @@ def reply(*answers: str) -> dict[str, Any]:
         "answer": answers[0],
         "confidence": 0.9,
         "votes": [{"answer": answer, "count": 2} for answer in answers],
+        "silent": 0,
         "stopped": "complete",
         "spent": {"completion_tokens": 12, "reward_tokens": 3, "candidates": 2 * len(answers)},
         "trace_id": "t",
@@ -115,3 +116,25 @@ def test_recorded_samples_are_judged_alike(tmp_path: Path) -> None:
     (ended,) = replay(recorded, effort)
     assert ended.right
     assert ended.passes == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("42 apples", "42", True),
+        ("$42", "42", True),
+        ("42 dollars", "42", True),
+        (r"12 \text{ cm}^2", "12", True),
+        (r"80\%", "80", True),
+        ("1,200 km/h", "1200", True),
+        ("42 apples", "41", False),
+        ("42 apples", "42 pears", False),
+        ("5 pi", "5", False),
+        ("3x", "3", False),
+        ("42 or 43", "42", False),
+        ("12 and 5", "12", False),
+    ],
+)
+def test_a_unit_more_is_no_mistake(answer: str, gold: str, right: bool) -> None:
+    """A bare number is meant by the number with its unit, and by no other formula."""
+    assert bool(by_form(answer, gold)) == right

@@ -64,6 +64,21 @@ def said(*answers: int) -> list[Sample]:
     return [Sample(f"#### {answer}") for answer in answers]
 
 
+def test_answers_of_another_form_vote_together() -> None:
+    """As in the service, where there is something that compares them."""
+    samples = [Sample("", answer) for answer in ("1+x", "x+1", "(x+1)", "7", "7")]
+    effort = Effort("majority", "majority", "none", 5, Budget())
+
+    def same(one: str, other: str) -> bool:
+        return "x" in one and "x" in other
+
+    alone = replay_samples(QUERY, effort, samples, grades=False)
+    together = replay_samples(QUERY, effort, samples, grades=False, same=same)
+    assert alone.outcome.answer == "7"
+    assert [vote.count for vote in together.outcome.votes] == [3, 2]
+    assert together.outcome.answer in ("1+x", "x+1", "(x+1)")
+
+
 @given(EFFORTS, SAMPLES, st.booleans())
 def test_samples_are_taken_from_the_first_on(
     effort: Effort, samples: list[Sample], grades: bool

@@ -109,6 +109,24 @@ def test_rule_has_a_default_and_says_that_it_is_confident(name: str) -> None:
     assert rule.verdict(View(tally_of([1] * 20), MAJORITY, 50)) is Stopped.CONFIDENT
 
 
+@pytest.mark.parametrize("name", sorted(RULES.keys() - {"confidence"}))
+def test_no_rule_fires_for_an_answer_that_is_not_chosen(name: str) -> None:
+    """Six votes that weigh less than one don't say that this one is final."""
+    answers, scores = [2, *[1] * 6], [0.95, *[0.15] * 6]
+    view = View(tally_of(answers, scores), selector("weighted"), 50)
+    assert selector("weighted").choose(view.tally).ranked[0].answer == "2"
+    assert parse(f"{name}").verdict(view) is None
+    assert parse(f"{name}").horizon(view) is None
+    agreed = View(tally_of([1] * 20, [0.5] * 20), selector("weighted"), 50)
+    assert parse(name).verdict(agreed) is Stopped.CONFIDENT
+
+
+@pytest.mark.parametrize("text", ["marginal:10", "beta:0.51", "window:2", "consensus:2"])
+def test_no_rule_fires_before_there_is_anything(text: str) -> None:
+    """Where all have failed so far, one more is worth trying."""
+    assert parse(text).verdict(View(tally_of([]), MAJORITY, 15)) is None
+
+
 @given(st.sampled_from(EXACT), st.randoms(use_true_random=False), st.integers(1, 64))
 def test_nothing_is_in_flight_in_a_vote_when_a_rule_fires(
     text: str, dice: random.Random, room: int

@@ -132,6 +132,7 @@ def reply(body: dict[str, Any], text: str) -> dict[str, Any]:
             "answer": answer,
             "confidence": 0.875,
             "votes": votes,
+            "silent": 0,
             "stopped": "complete",
             "strategy": ours.get("strategy", "majority"),
             "selector": ours.get("selector", "majority"),
