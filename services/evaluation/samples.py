@@ -18,6 +18,7 @@ from math import fsum, isfinite
 from pathlib import Path
 from typing import Any
 
+from planner.answers import extract
 from planner.confidence import TOP, token_confidence
 from planner.errors import InvalidOption
 from planner.replay import Sample
@@ -89,7 +90,7 @@ def _query(line: bytes) -> Recorded:
     return Recorded(
         _written(said, "id", '"id"'),
         question,
-        _written(said, "answer", '"answer"'),
+        _bare(_written(said, "answer", '"answer"')),
         tuple(_sample(one, f'"samples"[{index}]') for index, one in enumerate(samples)),
     )
 
@@ -106,7 +107,9 @@ def _sample(said: Any, where: str) -> Sample:
     score = said.get("score")
     if score is not None and not (_is_number(score) and 0 <= score <= 1):
         raise _Amiss(f"{where}.score must be a number from 0 to 1")
-    answer = None if said.get("answer") is None else _written(said, "answer", f"{where}.answer")
+    answer = (
+        None if said.get("answer") is None else _bare(_written(said, "answer", f"{where}.answer"))
+    )
     return Sample(
         text=said["text"],
         answer=answer,
@@ -123,6 +126,12 @@ def _written(said: Mapping[str, Any], key: str, where: str) -> str:
     if isinstance(value, str) or _is_number(value):
         return str(value)
     raise _Amiss(f"{where} must be a text or a number")
+
+
+def _bare(answer: str) -> str:
+    """What an answer says that was recorded with its mark: `#### 42`, or a whole solution."""
+    marked = "####" in answer or "\\boxed" in answer or "answer" in answer.lower()
+    return (extract(answer) if marked else None) or answer
 
 
 def _logprobs(said: Any, where: str) -> list[float] | None:

@@ -138,3 +138,17 @@ def test_recorded_samples_are_judged_alike(tmp_path: Path) -> None:
 def test_a_unit_more_is_no_mistake(answer: str, gold: str, right: bool) -> None:
     """A bare number is meant by the number with its unit, and by no other formula."""
     assert bool(by_form(answer, gold)) == right
+
+
+def test_recorded_answers_may_carry_their_marks(tmp_path: Path) -> None:
+    """A published solution is its answer, and so is what a sample was boxed with."""
+    path = tmp_path / "samples.jsonl"
+    answers = ("#### 1,253", "The answer is 1253.", r"\boxed{1253}", "1253", "7", "7")
+    samples = [{"text": "…", "answer": answer} for answer in answers]
+    gold = "Together they cost 1250 + 3 = 1253.\n#### 1,253"
+    path.write_text(json.dumps({"id": 1, "question": "?", "answer": gold, "samples": samples}))
+    recorded = read_samples(path)
+    effort = effort_of(recorded, strategy="majority", selector=None, stop="none", candidates=6)
+    (ended,) = replay(recorded, effort)
+    assert ended.right
+    assert ended.answer == "1253"
