@@ -177,6 +177,27 @@ def test_every_task_is_asked_once(case: Case) -> None:
 
 
 @given(CASES)
+def test_no_more_candidates_finish_than_were_asked_for(case: Case) -> None:
+    """With what is surplus cancelled at once, a budget of so many candidates is never short."""
+    under, dice = case.search(), random.Random(case.seed)
+    in_flight: dict[str, Task] = {}
+    finished = 0
+    while not under.done:
+        in_flight.update((task.id, task) for task in under.ask(case.room))
+        if not in_flight:
+            break
+        task = in_flight.pop(dice.choice(list(in_flight)))
+        result = outcome_of(task, case.seed, case.failing)
+        if isinstance(task, Expand) and task.counts and result.candidate:
+            finished += result.candidate.finished
+        under.tell(task, result)
+        for surplus in [*under.surplus()]:
+            under.tell(in_flight.pop(surplus.id), Result(surplus.id, "cancelled"))
+        assert finished <= case.candidates
+        assert under.progress()[0] <= under.progress()[1]
+
+
+@given(CASES)
 def test_same_tells_give_same_asks_and_same_outcome(case: Case) -> None:
     """A recorded search replays to the very same end."""
     first, again = case.search(), case.search()
