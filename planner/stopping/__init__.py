@@ -104,10 +104,10 @@ class Stop:
 
     def horizon(self, view: View) -> int | None:
         """The fewest further candidates after which any rule could fire."""
-        if not view.agreed:
-            return None
         known = [h for rule in self.rules if (h := rule.horizon(view)) is not None]
-        return min(known, default=None)
+        nearest = min(known, default=None)
+        # What would fire now but for the answer chosen can't tell what will change that.
+        return None if nearest == 1 and not view.agreed else nearest
 
     @property
     def needs_logprobs(self) -> bool:
