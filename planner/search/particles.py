@@ -57,32 +57,34 @@ class Particles(Levels):
         return [(node, copies[node.path]) for node in level if node.path in copies]
 
     def _draw(self, particles: Sequence[Candidate]) -> Sequence[int]:
-        """The places of as many particles as the search is wide, drawn by weight."""
+        """The places of as many particles as the search can be wide, drawn by weight."""
         logits = [logit(value(node)) for node in particles]
         weights = softmax(logits, self._temperature(logits))
         dice = random.Random(f"{self.setup.query.seed}/particles/{self._steps}")
-        drawn = self._resample(weights, dice)
+        # As many as the budget can bring to their ends, besides those that have come to it.
+        count = min(self.setup.candidates, len(self._ended) + self._afforded)
+        drawn = self._resample(weights, count, dice)
         growing = [place for place in drawn if not particles[place].finished]
         # Finished particles that died out have cost a candidate each.
         most = min(self._afforded, self.setup.candidates - self._tally.finished)
         if len(growing) <= most:
             return drawn
-        # The budget can't bring all of them to their ends: some of those drawn go, any of them.
+        # More of those that grow were drawn than that: some of them go, any of them.
         ended = [place for place in drawn if particles[place].finished]
         return [*ended, *sorted(dice.sample(growing, max(0, most)))]
 
     def _temperature(self, logits: Sequence[float]) -> float:
         return 1.0
 
-    def _resample(self, weights: Sequence[float], dice: random.Random) -> list[int]:
-        return systematic(weights, self.setup.candidates, dice.random())
+    def _resample(self, weights: Sequence[float], count: int, dice: random.Random) -> list[int]:
+        return systematic(weights, count, dice.random())
 
 
 class MultinomialParticles(Particles):
     """Particles drawn independently of each other, with more noise than systematic ones."""
 
-    def _resample(self, weights: Sequence[float], dice: random.Random) -> list[int]:
-        return dice.choices(range(len(weights)), weights, k=self.setup.candidates)
+    def _resample(self, weights: Sequence[float], count: int, dice: random.Random) -> list[int]:
+        return dice.choices(range(len(weights)), weights, k=count)
 
 
 class AnnealedParticles(Particles):

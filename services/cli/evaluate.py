@@ -62,7 +62,8 @@ def evaluate(
             help="How many candidates' worth of completion tokens, for equal costs: a request gets "
             "budget.completion_tokens of N times a single sample's mean; and budget.candidates of "
             "4 N where the strategy goes on until that is used up (majority, best_of_n, mcts, "
-            "ab_mcts, refine), else of N times --width. N = 1 is one candidate without a limit on "
+            "ab_mcts, refine), of N where it fits its width to that (beam, dvts, rebase, "
+            "particles), else of N times --width. N = 1 is one candidate without a limit on "
             "its tokens. `single` is measured first, to know the mean.",
         ),
     ] = None,
@@ -79,8 +80,8 @@ def evaluate(
             max=4,
             metavar="SHARE",
             help="With --budgets: the candidates of a strategy that plans for a number of them "
-            "(beam, dvts, rebase, particles and the like), as a share of N. Below 1 leaves it room "
-            "for questions whose solutions are longer than the mean.",
+            "(recursive, budget_forcing), as a share of N. Below 1 leaves it room for questions "
+            "whose solutions are longer than the mean.",
         ),
     ] = 0.75,
     limit: Annotated[

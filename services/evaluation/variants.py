@@ -26,10 +26,13 @@ ONE_PASS = "single"
 
 
 _OPEN_ENDED = ("majority", "best_of_n", "mcts", "ab_mcts", "refine")
-"""Strategies, with all that are named after them, that go on until their budget is used up.
+"""Strategies, with all that are named after them, that go on until their budget is used up."""
 
-All others plan for a number of candidates from the start, and come to nothing if the tokens run
-out half way.
+_NARROWING = ("beam", "dvts", "rebase", "particles")
+"""Those that get narrower where the budget brings fewer candidates to their ends.
+
+All others plan for a number of candidates from the start, and come to little if the tokens run out
+half way.
 """
 
 _ENOUGH = 4
@@ -40,8 +43,8 @@ _ENOUGH = 4
 class Worth:
     """What a candidate's worth is: `tokens` is the mean completion tokens of a single sample.
 
-    A strategy that plans ahead gets `width` * n candidates, to the nearest: with less than 1, it
-    can finish on questions whose solutions are longer than the mean.
+    A strategy that plans ahead, and can't change its plan, gets `width` * n candidates, to the
+    nearest: with less than 1, it can finish on questions whose solutions are longer than the mean.
     """
 
     tokens: float
@@ -54,7 +57,11 @@ class Worth:
         """
         if n == 1:
             return {"candidates": 1}
-        share = _ENOUGH if strategy.startswith(_OPEN_ENDED) else self.width
+        share = self.width
+        if strategy.startswith(_OPEN_ENDED):
+            share = _ENOUGH
+        elif strategy.startswith(_NARROWING):
+            share = 1.0
         return {
             "candidates": min(MOST_CANDIDATES, max(1, int(share * n + 0.5))),
             "completion_tokens": self.most(n),

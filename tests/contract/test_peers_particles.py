@@ -138,7 +138,7 @@ def test_multinomial_resampling_draws_the_same() -> None:
         random.seed(seed)
         expected = under._resampling_multinomial(range(len(weights)), weights, count)
         ours = MultinomialParticles(setup(count, seed))
-        assert ours._resample(weights, random.Random(seed)) == expected
+        assert ours._resample(weights, count, random.Random(seed)) == expected
 
 
 def test_annealing_is_the_same() -> None:
@@ -194,8 +194,10 @@ class Numbers:
         """Let ours and theirs draw from these."""
         resample = ours._resample
 
-        def resampled(under: Particles, weights: Sequence[float], _: random.Random) -> list[int]:
-            return resample(under, weights, self.next())
+        def resampled(
+            under: Particles, weights: Sequence[float], count: int, _: random.Random
+        ) -> list[int]:
+            return resample(under, weights, count, self.next())
 
         monkeypatch.setattr(ours, "_resample", resampled)
         monkeypatch.setattr("numpy.random.uniform", lambda low, high: self.next().random())

@@ -78,6 +78,21 @@ async def test_no_budget_is_overspent(
                 assert spent[dimension] <= limits[dimension], (dimension, limits, said)
 
 
+@pytest.mark.parametrize("strategy", ["beam", "rebase", "particles", "dvts"])
+def test_a_tree_in_a_tight_budget_comes_to_an_answer(
+    openai: OpenAI, hard: Callable[[int], list[str]], strategy: str
+) -> None:
+    """Three candidates' worth of tokens for sixteen: it is narrower, and has whole answers."""
+    answered = 0
+    for question in hard(8):
+        tight = {"candidates": 16, "completion_tokens": 400}
+        reply = openai.chat.completions.create(**ask(question, strategy=strategy, budget=tight))
+        said = reply.model_dump()["longthink"]
+        assert said["spent"]["completion_tokens"] <= 400
+        answered += said["answer"] is not None
+    assert answered >= 7
+
+
 def test_sixteen_mean_candidates_nearly_all_finish(
     openai: OpenAI, http: httpx.Client, hard: Callable[[int], list[str]]
 ) -> None:

@@ -73,7 +73,8 @@ def test_a_budget_is_one_that_a_request_may_have(candidates: list[int], budgets:
         ("majority", 16, {"candidates": 64, "completion_tokens": 1602}),
         ("best_of_n", 4, {"candidates": 16, "completion_tokens": 400}),
         ("ab_mcts", 16, {"candidates": 64, "completion_tokens": 1602}),
-        ("beam", 16, {"candidates": 12, "completion_tokens": 1602}),
+        ("beam", 16, {"candidates": 16, "completion_tokens": 1602}),
+        ("recursive", 16, {"candidates": 12, "completion_tokens": 1602}),
         ("rebase", 2, {"candidates": 2, "completion_tokens": 200}),
         ("majority", 4000, {"candidates": 4096, "completion_tokens": 400400}),
         ("majority", 1, {"candidates": 1}),
@@ -88,7 +89,7 @@ def test_candidates_worth_are_tokens(strategy: str, n: int, limits: dict[str, in
 
 def test_a_plan_never_has_no_candidate() -> None:
     """However narrow, it is one."""
-    assert Worth(100.0, 0.01).limits("beam", 4)["candidates"] == 1
+    assert Worth(100.0, 0.01).limits("recursive", 4)["candidates"] == 1
 
 
 @pytest.mark.parametrize("text", ["", "majority/", "majority@", "single/none", "x", "@beta"])
