@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from planner.domain import Candidate, Expand, Outcome, Result, Stopped, Task
+from planner.domain import Candidate, Expand, Outcome, Path, Result, Stopped, Task
 from planner.prompts import asked, conversation, judge_messages, parse_judgement
 from planner.search.base import Search, Setup
 from planner.search.correcting import INSTRUCTION_TOKENS, length, tail
@@ -27,7 +27,7 @@ class Judged(Search):
     def __init__(self, setup: Setup, inner: Search) -> None:
         super().__init__(setup)
         self._inner = inner
-        self._silent: list[Candidate] = []
+        self._silent: dict[Path, Candidate] = {}
         """The candidates that have finished and give no answer."""
         self._round = 0
         self._matches: dict[str, Sequence[Candidate]] = {}
@@ -76,14 +76,14 @@ class Judged(Search):
         if isinstance(task, Expand) and task.counts and made and made.finished:
             code = self.setup.query.code is not None
             if answer_given(made, code=code) is None:
-                self._silent.append(made)
+                self._silent[made.path] = made
 
     def _contestants(self, outcome: Outcome) -> list[Candidate]:
         """One of each answer, best first, and of those that give none, one of each text."""
         unlike = {one.text: one for one in outcome.ranked}
         if len(self._silent) > sum(vote.count for vote in outcome.votes):
-            for one in sorted(self._silent, key=lambda one: one.path):
-                unlike.setdefault(one.text, one)
+            for path in sorted(self._silent):
+                unlike.setdefault(self._silent[path].text, self._silent[path])
         self._unmet = max(0, len(unlike) - _MOST)
         return list(unlike.values())[:_MOST]
 

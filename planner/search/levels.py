@@ -21,10 +21,12 @@ class Levels(Tree):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._level: list[Candidate] = []
-        self._afforded = self._affordable(0)
-        """How many nodes of the present level the budget can bring to their ends."""
-        self._awaited = min(setup.candidates, self._afforded)
-        self._grow(None, self._awaited)
+        self._planned = min(setup.candidates, self._affordable(0))
+        """How many candidates it is to come to: what the budget can bring to their ends."""
+        self._afforded = self._planned
+        """The same for the nodes of the present level. What is left over is kept for long ones."""
+        self._awaited = self._planned
+        self._grow(None, self._planned)
 
     @abstractmethod
     def _next_level(self, level: Sequence[Candidate]) -> Sequence[tuple[Candidate, int]]:
@@ -45,7 +47,8 @@ class Levels(Tree):
         level = sorted(self._level, key=lambda node: node.path)
         self._level = []
         if growing := unfinished(level):
-            self._afforded = self._affordable(fmean(len(node.token_ids) for node in growing))
+            depth = fmean(len(node.token_ids) for node in growing)
+            self._afforded = min(self._afforded, self._affordable(depth))
         for node, share in self._next_level(level):
             self._grow(node, share)
             self._awaited += share
@@ -53,7 +56,7 @@ class Levels(Tree):
     @property
     def _width(self) -> int:
         """How many candidates are still to finish."""
-        return min(self.setup.candidates - self._tally.finished, self._afforded)
+        return min(self._planned - self._tally.finished, self._afforded)
 
 
 def unfinished(level: Sequence[Candidate]) -> list[Candidate]:

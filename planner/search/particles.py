@@ -62,7 +62,7 @@ class Particles(Levels):
         weights = softmax(logits, self._temperature(logits))
         dice = random.Random(f"{self.setup.query.seed}/particles/{self._steps}")
         # As many as the budget can bring to their ends, besides those that have come to it.
-        count = min(self.setup.candidates, len(self._ended) + self._afforded)
+        count = min(self._planned, len(self._ended) + self._afforded)
         drawn = self._resample(weights, count, dice)
         growing = [place for place in drawn if not particles[place].finished]
         # Finished particles that died out have cost a candidate each.

@@ -22,10 +22,10 @@ MAX_STEPS = 40
 """A node as deep as this is continued to the end in one go (as in search-and-learn)."""
 
 
-_MARGIN = 1.25
+_MARGIN = 4 / 3
 """A candidate is taken to be so much longer than is likely."""
 
-_LINGERING = 0.2
+_LINGERING = 0.1
 """One that is longer than that already is taken to go on for such a share of its length."""
 
 
