@@ -18,9 +18,13 @@ from planner.forms import choice, choice_named, fenced, json_value
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
 _HASHES = re.compile(r"####[ \t]*+(\S[^\n]*)(\n|$)")
 # Nothing that is repeated is given back, or a run of spaces would be tried at every length.
-_PHRASE = re.compile(r"\banswer(?:\s++is\s*+:?+|\s*+[:=])[ \t]*+(?=\S)", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!]\s+(?=[A-Z])")
-_TELLING = re.compile(r"[\d$]")
+_PHRASE = re.compile(r"\banswer(?:\s++is\s*+:?+\s*+|\s*+[:=][ \t]*+)(?=\S)", re.IGNORECASE)
+_SENTENCE = re.compile(
+    # Three words more at least: "1. Paris" is an answer as a whole.
+    r"((?:[-+−]?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?|\$[^$]+\$|\([A-J]\)))\.[*_)\"']*\s+[A-Z]\S*\s+\S+\s+\S"
+)
+_DISPLAYED = re.compile(r"(\$\$|\\\[|```)\w*[ \t]*\n")
+_CLOSED_BY = {"$$": "$$", "\\[": "\\]", "```": "```"}
 _NUMBERS = re.compile(r"[-\d., ]+")
 _APART = re.compile(r", \d{3}(?!\d)")
 _LAST_NUMBER = re.compile(
@@ -51,8 +55,14 @@ def extract(text: str, *, ended: bool = True) -> str | None:
     for last in list(_HASHES.finditer(text))[-1:]:
         return _unwrap(last.group(1)) or None if ended or last.group(2) == "\n" else None
     for last in list(_PHRASE.finditer(text))[-1:]:
-        line, newline, _ = text[last.end() :].partition("\n")
-        return _unwrap(_first_sentence(line)) or None if ended or newline else None
+        rest = text[last.end() :]
+        if displayed := _DISPLAYED.match(rest):
+            shown, closed, _ = rest[displayed.end() :].partition(_CLOSED_BY[displayed[1]])
+            return _unwrap(shown) or None if closed else None
+        line, newline, _ = rest.partition("\n")
+        if sentence := _SENTENCE.match(line):
+            return _unwrap(sentence[1])
+        return _unwrap(line) or None if ended or newline else None
     if not ended:
         return None
     last_line = text.rstrip().rsplit("\n", 1)[-1]
@@ -60,13 +70,6 @@ def extract(text: str, *, ended: bool = True) -> str | None:
         return _unwrap(named)
     numbers = _LAST_NUMBER.findall(last_line)
     return numbers[-1].rstrip(",") if numbers else None
-
-
-def _first_sentence(line: str) -> str:
-    """`42` of "42. I hope this helps!": what ends a sentence that says a number or a formula."""
-    if (telling := _TELLING.search(line)) and (end := _SENTENCE_END.search(line, telling.end())):
-        return line[: end.start()]
-    return line
 
 
 def canonical(answer: str) -> str:
@@ -93,7 +96,7 @@ def answer_of(text: str, *, ended: bool = True, code: bool = False) -> str | Non
     programs are compared by running them, and not by how they are written.
     """
     if code:
-        return fenced(text, ended=ended, language="py")
+        return fenced(text, ended=ended, languages=("python", "python3", "py"))
     found = extract(text, ended=ended)
     return canonical(found) or None if found is not None else None
 
@@ -126,7 +129,7 @@ _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _ATOM = re.compile(r"^[-+]?(?:[\d.,]+|[A-Za-z])$")
 _NAMED = re.compile(r"^[A-Za-z]\w{0,2}\s*=\s*(?=[^=])")
-_UNIT = re.compile(r"(?<=[\d}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$")
+_UNIT = re.compile(r"(?<=[\d}])(?:\s|~|\\[,;: !])*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$")
 _INLINE = re.compile(r"(?<!\\)\$([^$]*[^$\\])\$")
 _SIGN = re.compile(r"(?<=^[-+])\s+(?=[\d.(])")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})|°")

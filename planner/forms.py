@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 _BARE = re.compile(r"(?:(?:option|choice)\s+)?(?:\(([a-j])\)|([a-j])\)?)[.:]?", re.IGNORECASE)
 _LABELLED = re.compile(r"(?:\(([A-J])\)(?:[\s:.]+\S|\d)|([A-J])\)\s+\S).*", re.DOTALL)
-_NAMED = re.compile(r"\b(?:[Oo]ption|[Cc]hoice)(?: is)?:? [*_]*\(?([A-J])\)?[*_]*\.?$")
+_NAMED = re.compile(
+    r"(?:(?:^|\b(?:is|be|choose|pick|select) )(?:the )?(?:[Oo]ption|[Cc]hoice):? "
+    r"|\b(?:[Oo]ption|[Cc]hoice) is:? )[*_]*\(?([A-J])\)?[*_]*\.?$"
+)
 _EMPHASIS = "*_` \t\n"
 
 
@@ -83,11 +86,11 @@ def _written(value: Any) -> str:
             return json.dumps(value)
 
 
-def fenced(text: str, *, ended: bool = True, language: str = "") -> str | None:
+def fenced(text: str, *, ended: bool = True, languages: Collection[str] = ()) -> str | None:
     """What stands in the last fenced block (```), without the spaces that end its lines.
 
-    Where blocks name a language and some name this one, the last of those is meant. Where the text
-    was cut, a block that nothing closes isn't whole, and doesn't count.
+    Where blocks name a language and some name one of these, the last of those is meant. Where the
+    text was cut, a block that nothing closes isn't whole, and doesn't count.
     """
     block: list[str] | None = None
     last: dict[bool, str] = {}
@@ -98,7 +101,7 @@ def fenced(text: str, *, ended: bool = True, language: str = "") -> str | None:
                 block.append(line.rstrip())
         elif block is None:
             block = []
-            named = bool(language) and line.strip().strip("`").lower().startswith(language)
+            named = line.strip().strip("`").lower() in languages
         else:
             last[named], block = "\n".join(block), None
     if block and ended:

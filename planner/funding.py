@@ -66,12 +66,6 @@ def affordable(left: Budget, prices: Prices, calls: int, prompt_tokens: int) -> 
     return tokens
 
 
-def within(budget: Budget, prices: Prices, prompt_tokens: int) -> int | None:
-    """The completion tokens that one call with such a prompt could have; None without a limit."""
-    tokens = affordable(budget, prices, 1, prompt_tokens)
-    return None if tokens == _UNLIMITED else tokens
-
-
 def first_instalments(
     left: Budget,
     prices: Prices,

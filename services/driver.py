@@ -393,12 +393,12 @@ class Driver:
     def _learn_length(self, flight: Flight, finish: Finish) -> None:
         """Take in how long a step was, or a candidate that was written from its beginning."""
         task, made = flight.task, len(flight.token_ids)
-        whole = len(flight.before) + made if task.until == "step" else made
+        goes_on = not task.append and task.messages is None
         for lengths in (self._lengths, self._all_lengths):
             if task.until == "step" and finish in (Finish.STEP, Finish.STOP):
                 lengths.step.saw(made)
-            if finish is Finish.STOP and task.counts and (whole > made or task.parent is None):
-                lengths.whole.saw(whole)
+            if finish is Finish.STOP and task.counts and goes_on:
+                lengths.whole.saw(len(flight.before) + made)
 
     # Grading
 

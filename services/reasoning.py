@@ -13,7 +13,7 @@ import structlog
 from planner.domain import Budget, Cost, Outcome, Query, Stopped
 from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable
-from planner.funding import Growths, within
+from planner.funding import Growths
 from planner.ports import Ledger
 from planner.search import begin
 from services.driver import Conclusion, Driver, Manner
@@ -113,7 +113,7 @@ class Reasoner:
             "grades": self._pool.grades,
             "verifies": self._pool.verifies,
             "context": context,
-            "tokens": within(effort.budget, self._manner.prices, prompt_tokens),
+            "tokens": effort.budget.completion_tokens,
             "likely": self._lengths.whole.likely(longest),
         }
         strategy = begin(query, effort, **known)

@@ -103,9 +103,11 @@ class Scorer:
             raise ValueError(f"{len(ends)} step tags came to stand after {steps} steps.")
         names = prefix_names(token_ids, ends)
         cached = 0
-        for whole in (True,) if self._scores.missed(names) else (False, True):
-            needs = call.spent + len(token_ids)
-            if needs > call.request.max_tokens:
+        missed = self._scores.missed(names)
+        for whole in (missed, True):
+            if call.spent + len(token_ids) > call.request.max_tokens:
+                if missed:  # it has been read as a whole, and would be again
+                    break
                 needs = max(len(token_ids), call.request.max_tokens + 1)
                 return self._ended(call, "unaffordable", cached_tokens=cached, needs=needs)
             read = await self._read_steps(call, token_ids, names, whole=whole)

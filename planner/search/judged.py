@@ -81,7 +81,7 @@ class Judged(Search):
     def _contestants(self, outcome: Outcome) -> list[Candidate]:
         """One of each answer, best first, and of those that give none, one of each text."""
         unlike = {one.text: one for one in outcome.ranked}
-        if len(self._silent) > sum(vote.count for vote in outcome.votes):
+        if outcome.silent > sum(vote.count for vote in outcome.votes):
             for path in sorted(self._silent):
                 unlike.setdefault(self._silent[path].text, self._silent[path])
         self._unmet = max(0, len(unlike) - _MOST)

@@ -22,7 +22,9 @@ class View:
     def agreed(self) -> bool:
         """Whether the answer that would be chosen now has the most votes, or there is none."""
         ranked = self.selector.choose(self.tally).ranked if self.selector.needs_scores else ()
-        return not ranked or ranked[0].count >= self.tally.leader_count
+        if not ranked:
+            return True
+        return ranked[0].answer is not None and ranked[0].count >= self.tally.leader_count
 
 
 class Rule(Protocol):

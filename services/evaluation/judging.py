@@ -12,10 +12,10 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from planner.answers import canonical
-from planner.equivalence import may_be_same
+from planner.equivalence import mathematical, may_be_same
 
 if TYPE_CHECKING:
     from workers.verifying.formulas import FormulaPool
@@ -32,11 +32,11 @@ class Referee:
         """Whether `answer` is `gold`, each as anybody wrote it."""
         if (known := by_form(answer, gold)) is not None:
             return known
-        pair = canonical(answer), canonical(gold)
-        if pair not in self._asked:
-            self._asked[pair] = asyncio.create_task(self._equal(*pair))
-        # Others may wait for the same pair.
-        return await asyncio.shield(self._asked[pair])
+        return await self._compared(canonical(answer), canonical(gold))
+
+    async def equal(self, one: str, other: str) -> bool:
+        """Whether two canonical answers are one, as a search has it."""
+        return one == other or (may_be_same(one, other) and await self._compared(one, other))
 
     async def close(self) -> None:
         """End every comparison and every process. Idempotent."""
@@ -53,6 +53,12 @@ class Referee:
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
+    async def _compared(self, one: str, other: str) -> bool:
+        if (one, other) not in self._asked:
+            self._asked[one, other] = asyncio.create_task(self._equal(one, other))
+        # Others may wait for the same pair.
+        return await asyncio.shield(self._asked[one, other])
+
     async def _equal(self, one: str, other: str) -> bool:
         from pebble import ProcessExpired  # noqa: PLC0415 - most sets of questions need none of it
 
@@ -66,9 +72,12 @@ class Referee:
             return False
 
 
+Compare: TypeAlias = Callable[[str, str], bool]
+
+
 @contextmanager
-def refereed() -> Iterator[Callable[[str, str], bool]]:
-    """`Referee.same` for code that isn't asynchronous, while inside."""
+def refereed() -> Iterator[tuple[Compare, Compare]]:
+    """`Referee.same` and `Referee.equal` for code that isn't asynchronous, while inside."""
     with asyncio.Runner() as runner:
         referee = Referee()
 
@@ -76,8 +85,11 @@ def refereed() -> Iterator[Callable[[str, str], bool]]:
             known = by_form(answer, gold)
             return runner.run(referee.same(answer, gold)) if known is None else known
 
+        def equal(one: str, other: str) -> bool:
+            return runner.run(referee.equal(one, other))
+
         try:
-            yield same
+            yield same, equal
         finally:
             runner.run(referee.close())
 
@@ -85,20 +97,24 @@ def refereed() -> Iterator[Callable[[str, str], bool]]:
 def by_form(answer: str, gold: str) -> bool | None:
     """Whether an answer is the right one, as far as their canonical forms tell.
 
-    Where that is a bare number, a unit or a percent sign more is no mistake.
+    Where that is a bare number, a unit more is no mistake.
     """
     one, other = canonical(answer), canonical(gold)
     if one == other:
         return True
-    if _BARE.fullmatch(other) and (measured := _MEASURED.fullmatch(answer.strip().strip("$"))):
+    if _BARE.fullmatch(other) and not mathematical(one) and (measured := _MEASURED.fullmatch(one)):
         return canonical(measured[1]) == other
     return None if may_be_same(one, other) else False
 
 
 _BARE = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
-_POWER = r"(?:\s*\^\{?\d\}?)?"
+_NO_UNIT = (
+    "hundred thousand million billion trillion dozen half halves third thirds quarter quarters "
+    "fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths plus minus times over "
+    "squared cubed less more than choose or and to mod not of per by pi"
+)
+"""Words after a number that make another one of it."""
+_UNIT = rf"(?!(?:{'|'.join(_NO_UNIT.split())})\b)(?:[^\W\d_]{{2,}}|[^\W\d_abcnxyz])"
 _MEASURED = re.compile(
-    r"[$€£]?(-?\d[\d,]*(?:\.\d+)?(?:/\d+)?)"
-    rf"(?:\s*\\?%|\s*\\(?:text|mathrm)\s*\{{[^{{}}\d]*\}}{_POWER}"
-    rf"|\s+(?!pi\b|sqrt|or\b|and\b|to\b|mod\b)[^\W\d_]{{2,}}(?:[ /][^\W\d_]+)*{_POWER})"
+    rf"[$€£]?(-?\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?:\s+{_UNIT})+(?:/[^\W\d_]+)?(?:\s*\^\{{?\d\}}?)?"
 )

@@ -85,8 +85,8 @@ def _text_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise InvalidOption(f"{path}: can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise InvalidOption(f"{path}: isn't UTF-8: {error}.") from error
-    if path.suffix == ".csv":
-        yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 1)
+    if path.suffix.lower() == ".csv":
+        yield from _csv_rows(path, text)
         return
     if text.lstrip().startswith("["):
         try:
@@ -101,6 +101,18 @@ def _text_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield place, json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise InvalidOption(f"{path}, line {place}: isn't JSON: {error}.") from error
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(1 << 30)
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), restkey=""))
+    except csv.Error as error:
+        raise InvalidOption(f"{path}: isn't CSV: {error}.") from error
+    for place, row in enumerate(rows, 1):
+        if "" in row:
+            raise InvalidOption(f"{path}, row {place}: has more cells than the table's head.")
+        yield place, row
 
 
 def _question(where: str, name: str, row: Any) -> Question:

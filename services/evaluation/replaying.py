@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -15,7 +15,7 @@ from planner.selection import selector
 from planner.stopping import parse
 from planner.tally import answer_given
 from services.evaluation.estimates import pass_at_k, wilson
-from services.evaluation.judging import refereed
+from services.evaluation.judging import Compare, refereed
 from services.evaluation.samples import Recorded
 
 
@@ -85,9 +85,9 @@ def replay(recorded: Sequence[Recorded], effort: Effort) -> Iterator[Ended]:
     """
     grades = any(sample.score is not None for query in recorded for sample in query.samples)
     _check_confidences(recorded, effort)
-    with refereed() as same:
+    with refereed() as (same, equal):
         for query in recorded:
-            yield _replay(query, effort, grades, same)
+            yield _replay(query, effort, grades, same, equal)
 
 
 def _check_confidences(recorded: Sequence[Recorded], effort: Effort) -> None:
@@ -125,11 +125,9 @@ def summary(ended: Sequence[Ended], effort: Effort) -> Summary:
     )
 
 
-def _replay(
-    query: Recorded, effort: Effort, grades: bool, same: Callable[[str, str], bool]
-) -> Ended:
+def _replay(query: Recorded, effort: Effort, grades: bool, same: Compare, equal: Compare) -> Ended:
     asked = Query((Message("user", query.question),))
-    replayed = replay_samples(asked, effort, query.samples, grades=grades, same=same)
+    replayed = replay_samples(asked, effort, query.samples, grades=grades, same=equal)
     outcome = replayed.outcome
     given = Counter(answer_given(sample.candidate(0)) for sample in query.samples)
     right = {answer for answer in given if answer is not None and same(answer, query.answer)}

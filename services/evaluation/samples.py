@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import fsum, isfinite
@@ -23,6 +24,7 @@ from planner.confidence import TOP, token_confidence
 from planner.errors import InvalidOption
 from planner.replay import Sample
 
+_MARKED = re.compile(r"####|\\boxed|\banswer(?:\s+is\b|\s*[:=])", re.IGNORECASE)
 _MOST_FAULTS = 20
 """So many lines that are wrong are told one by one."""
 
@@ -130,8 +132,7 @@ def _written(said: Mapping[str, Any], key: str, where: str) -> str:
 
 def _bare(answer: str) -> str:
     """What an answer says that was recorded with its mark: `#### 42`, or a whole solution."""
-    marked = "####" in answer or "\\boxed" in answer or "answer" in answer.lower()
-    return (extract(answer) if marked else None) or answer
+    return (extract(answer) if _MARKED.search(answer) else None) or answer
 
 
 def _logprobs(said: Any, where: str) -> list[float] | None:

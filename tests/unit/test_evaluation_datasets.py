@@ -87,6 +87,19 @@ def test_tables_arrays_and_marks_of_order_are_read(tmp_path: Path, name: str, te
     assert (question.text, question.answer) == ("Let x, y\nbe.", "60")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("question,answer\nq,4,2\n", "row 1: has more cells"), ("answer\n4\n", "must be an object")],
+)
+def test_a_table_that_is_none_of_questions_is_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    """With the place, and not with a traceback."""
+    (tmp_path / "q.CSV").write_text(text)
+    with pytest.raises(InvalidOption, match=words):
+        from_files([tmp_path / "q.CSV"], None, 0)
+
+
 def test_an_empty_answer_is_refused(tmp_path: Path) -> None:
     """With it every reply would be wrong."""
     path = written(tmp_path / "q.jsonl", {"question": "q", "answer": " "})

@@ -228,6 +228,20 @@ def test_particles_come_to_no_more_answers_than_asked() -> None:
         assert finished <= 16
 
 
+def test_earlier_rounds_without_an_answer_meet_no_judge() -> None:
+    """What the last round of a recursive search answers stands, whatever the first ones lacked."""
+    under = begin("recursive", 16, "judge")
+    flying: list[Task] = []
+    while not under.done:
+        flying += under.ask(99)
+        task = flying.pop(0)
+        assert isinstance(task, Expand)
+        text = "#### 5" if task.path[-1] == 3 else "no idea"
+        node = Candidate(task.path, text, (1,), Finish.STOP)
+        under.tell(task, Result(task.id, "done", node))
+    assert under.best().answer == "5"
+
+
 def test_only_what_needs_scores_is_graded() -> None:
     """Corrections that vote cost no reward tokens; where scores choose or steer, all are graded."""
     for strategy in ("refine", "recursive", "budget_forcing", "budget_forcing_thinking"):
