@@ -74,7 +74,9 @@ class Tree(Gathering):
         if setup.tokens is None or setup.likely is None:
             return maxsize
         rest = max(_MARGIN * setup.likely - depth, _LINGERING * depth, 1.0)
-        return max(1, int((setup.tokens - self._spent) / rest))
+        ends = (setup.tokens - self._spent) / rest
+        # A plan may be half a candidate too wide: there is time to narrow it.
+        return max(1, int(ends) if depth else round(ends))
 
     def _refill(self) -> None:
         """Called where nothing waits and there is room: the chance to `_grow` something."""
