@@ -103,12 +103,14 @@ class ServePool:
 
     async def prepare(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
         """See `workers.ports.Pool`."""
-        prompt: Prompt = await self._patiently(self._writers.handle.prepare.remote(messages))
+        call = partial(self._writers.handle.prepare.remote, messages)
+        prompt: Prompt = await self._patiently(_detached(call))
         return prompt
 
     async def encode(self, text: str) -> tuple[int, ...]:
         """See `workers.ports.Pool`."""
-        token_ids: tuple[int, ...] = await self._patiently(self._writers.handle.encode.remote(text))
+        call = partial(self._writers.handle.encode.remote, text)
+        token_ids: tuple[int, ...] = await self._patiently(_detached(call))
         return token_ids
 
     async def _patiently(self, reply: Awaitable[Any]) -> Any:
@@ -357,7 +359,9 @@ def _detached(call: Callable[[], Item]) -> Item:
     """Make a call that isn't part of the HTTP request that it is made for.
 
     Serve drops all that an HTTP request has called for when its client hangs up. Then nobody would
-    hear what the calls had cost; whoever reads them cancels them by himself.
+    hear what the calls had cost; whoever reads them cancels them by himself. And Serve gives all
+    that an HTTP request calls for one id, by which its router takes two calls at a time for one,
+    and forgets the other.
     """
     return Context().run(call)
 
