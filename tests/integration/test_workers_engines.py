@@ -10,6 +10,7 @@ from dataclasses import replace
 import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
+from ray.serve.context import _RequestContext, _serve_request_context
 from transformers import PreTrainedTokenizerFast, Qwen2ForSequenceClassification
 
 from planner.confidence import TOP
@@ -268,6 +269,22 @@ async def test_a_reader_that_is_cancelled_leaves_nothing(pool: ServePool) -> Non
         reading.cancel()
     assert reading.cancelled()
     await idle(pool, seconds=1.0)
+
+
+async def test_calls_for_one_http_request_are_told_apart(pool: ServePool) -> None:
+    """Serve gives all calls of an HTTP request one id; none may be taken for another by that."""
+
+    async def ask() -> None:
+        context = _RequestContext(request_id="r", _internal_request_id="one")
+        _serve_request_context.set(context)  # type: ignore[arg-type]
+        async with asyncio.timeout(20):
+            await asyncio.gather(
+                *(pool.encode(f"Wait {place}") for place in range(12)),
+                *(pool.prepare((("user", f"{place}?"),)) for place in range(12)),
+            )
+
+    for _ in range(5):
+        await asyncio.create_task(ask())
 
 
 async def test_a_full_engine_refuses_at_once(pool: ServePool) -> None:
