@@ -316,7 +316,7 @@ async def test_steps_are_funded_as_steps(redis_client: Redis) -> None:
 
     bench = Bench(redis_client, FakePool(script))
     await bench.ask(wide())
-    options = Options(strategy="beam", budget=Budget(candidates=8, completion_tokens=8 * 120))
+    options = Options(strategy="beam", budget=Budget(candidates=8, completion_tokens=8 * 150))
     reply, events = await bench.ask(options)
     assert len(finished(events)) == 8
     assert reply.outcome.stopped is not Stopped.BUDGET
