@@ -162,13 +162,12 @@ class Verifier:
     async def _ran(self, program: str, code: Code) -> _Ran:
         """What `program` gives for all inputs: known for a while, since it's asked again soon."""
         key = blake2b(repr((program, code)).encode(errors="surrogatepass"), digest_size=16).digest()
+        if (known := self._known(key)) is not None:
+            return known
         # One after the other, not an input of each in turn: what has ended is known next time.
         async with self._programs_side_by_side:
-            known = self._programs.get(key)
-            if known is not None and known.holds():
+            if (known := self._known(key)) is not None:
                 return known
-            if self._refusal is not None and self._refusal.holds():
-                return self._refusal
             ran = await self._run(program, code)
         if ran.refused:
             self._refusal = ran
@@ -178,6 +177,13 @@ class Verifier:
             while len(self._programs) > _PROGRAMS:
                 self._programs.popitem(last=False)
         return ran
+
+    def _known(self, key: bytes) -> _Ran | None:
+        """What is known already, or that nothing can be run here."""
+        for known in (self._programs.get(key), self._refusal):
+            if known is not None and known.holds():
+                return known
+        return None
 
     async def _run(self, program: str, code: Code) -> _Ran:
         """Run `program` on each input, up to the first that gives nothing."""
