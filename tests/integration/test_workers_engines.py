@@ -311,16 +311,20 @@ async def test_a_prompt_beyond_the_context_fails_alone(pool: ServePool) -> None:
 
 async def test_step_scores_are_what_transformers_gives(pool: ServePool, engines: Engines) -> None:
     """The process reward model scores as the same weights do in transformers."""
-    folder = engines.folder / "process"
     steps = ("first this", "then that", "#### 2")
     batch = tuple(Grade(fresh(), QUESTION, steps[: i + 1], 4096) for i in range(3))
     results = await graded(pool.grade(batch))
     for call in batch:
-        tagged = "".join(step + checkpoints.STEP_TAG for step in call.steps)
-        token_ids = checkpoints.conversation((*QUESTION, ("assistant", tagged)))
-        expected = checkpoints.process_scores(folder, token_ids)
+        expected, read = _by_transformers(engines, call)
         assert results[call.id].step_scores == pytest.approx(expected, abs=0.02)
-        assert results[call.id].reward_tokens == len(token_ids)
+        assert results[call.id].reward_tokens == read
+
+
+def _by_transformers(engines: Engines, call: Grade) -> tuple[list[float], int]:
+    """The scores of a call's steps by transformers alone, and the tokens to read for them."""
+    tagged = "".join(step + checkpoints.STEP_TAG for step in call.steps)
+    token_ids = checkpoints.conversation((*call.messages, ("assistant", tagged)))
+    return checkpoints.process_scores(engines.folder / "process", token_ids), len(token_ids)
 
 
 async def test_a_step_is_graded_without_reading_the_rest_again(
@@ -334,14 +338,12 @@ async def test_a_step_is_graded_without_reading_the_rest_again(
     for end in range(1, len(steps) + 1):
         call = Grade(fresh(), question, steps[:end], 4096)
         graded_now = (await graded(pool.grade((call,))))[call.id]
-        tagged = "".join(step + checkpoints.STEP_TAG for step in call.steps)
-        token_ids = checkpoints.conversation((*question, ("assistant", tagged)))
-        expected = checkpoints.process_scores(engines.folder / "process", token_ids)
+        expected, read = _by_transformers(engines, call)
         assert graded_now.step_scores == pytest.approx(expected, abs=0.02)
-        assert graded_now.reward_tokens == len(token_ids)
+        assert graded_now.reward_tokens == read
         if end > 1:
             # The tokens after the last tag differ, and of the others whole blocks are kept.
-            assert len(token_ids) - graded_now.cached_tokens < 2 * BLOCK + len(steps[0]) + 5
+            assert read - graded_now.cached_tokens < 2 * BLOCK + len(steps[0]) + 5
         cached.append(graded_now.cached_tokens)
     assert (await grown(pool, before))["cached_tokens"] == sum(cached) > 0
 
@@ -361,9 +363,7 @@ async def test_scores_that_nobody_heard_are_computed_again(
         await pool.cancel([call.id for call in calls[:2]])
         ended = await reading
         spent += sum(one.reward_tokens for one in ended.values())
-        tagged = "".join(step + checkpoints.STEP_TAG for step in steps)
-        token_ids = checkpoints.conversation((*question, ("assistant", tagged)))
-        expected = checkpoints.process_scores(engines.folder / "process", token_ids)
+        expected, _ = _by_transformers(engines, calls[2])
         assert ended[calls[2].id].step_scores == pytest.approx(expected, abs=0.02)
         question = (("user", f"{fresh()}: and how much is that? " * 4),)
     assert (await grown(pool, before))["prompt_tokens"] == spent
