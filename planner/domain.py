@@ -6,10 +6,11 @@ Nothing here does I/O, reads a clock or depends on anything but the standard lib
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Path: TypeAlias = tuple[int, ...]
 """Where a node stands in the search tree: the index of each branch from the root down."""
@@ -284,6 +285,24 @@ class Outcome:
     @property
     def best(self) -> Candidate | None:
         return self.ranked[0] if self.ranked else None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something a search has to say of what it is about, for the trace. `data` is JSON.
+
+    - `planned`: a plan was made. `path`, under which its steps lie; `steps`, each with its `id`,
+      `question`, `needs` (ids) and `path`, under which all that is sampled for it lies; `notes`.
+    - `step`: a step of a plan has begun, ended, or is tried again. `path`, `id`, `state` ("begun",
+      "ended", "again"), `question` with the answers it needed put in, `strategy`, `tokens` spent
+      on it so far and `share`, the tokens it may spend (None without a limit); where it has ended,
+      its `answer`, `confidence` and `stopped`.
+    - `decided`: the search chose how to go on. `what` ("probe", "stop", "widen", "tree",
+      "decompose" or "judge"), `why` in a sentence, and the `figures` it was decided on.
+    """
+
+    kind: Literal["planned", "step", "decided"]
+    data: Mapping[str, Any]
 
 
 def derive_seed(request_seed: int, path: Path, offset: int = 0) -> int:

@@ -206,6 +206,7 @@ class Driver:
                     self._ungraded[task.id] = Grading(task, self._reading(task.candidate))
                 elif isinstance(task, Verify):
                     self._compare(task)
+        self._write_news()
         for start in (self._start_grading, self._continue_waiting, self._start_flights):
             if not self._ended():
                 await start()
@@ -237,6 +238,7 @@ class Driver:
         for one in news:
             self._take(one)
         self._drop_surplus()
+        self._write_news()
         self._standing()
         await self._purse.settle()
         return True
@@ -262,6 +264,11 @@ class Driver:
         self._told += 1
         self._search.tell(task, result)
         self._trace.append(Kind.TOLD, **result_data(result))
+
+    def _write_news(self) -> None:
+        """Write down what the search has to say of its plans and decisions."""
+        for news in self._search.news():
+            self._trace.append(Kind(news.kind), **news.data)
 
     # Generating
 

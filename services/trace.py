@@ -30,6 +30,9 @@ class Kind(StrEnum):
     ASKED = "asked"  # room, tasks: the ids of what the search wants done
     TOKENS = "tokens"  # id of a call, after (characters), text: only live, `told` has it all again
     TOLD = "told"  # how one task ended: id, status, candidate, cost, worker, error
+    PLANNED = "planned"  # this and the next two: what the search said, see `planner.domain.News`
+    STEP = "step"
+    DECIDED = "decided"
     STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
     CANCELLED = "cancelled"  # calls: the ids of those that are to end now
     CLOSED = "closed"  # outcome, spent; reason, remarks: what of it the search couldn't know

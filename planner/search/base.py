@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.domain import Outcome, Query, Result, Stopped, Task
+from planner.domain import News, Outcome, Query, Result, Stopped, Task
 from planner.selection import Selector
 from planner.stopping import Stop
 
@@ -80,3 +80,7 @@ class Search(ABC):
     @abstractmethod
     def progress(self) -> tuple[int, int]:
         """Candidates finished, and candidates it means to have at most."""
+
+    def news(self) -> Sequence[News]:
+        """What it has to say of its plans and decisions since it was last asked for that."""
+        return ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from planner.domain import Candidate, Expand, Outcome, Path, Result, Stopped, Task
+from planner.domain import Candidate, Expand, News, Outcome, Path, Result, Stopped, Task
 from planner.prompts import asked, conversation, judge_messages, parse_judgement
 from planner.search.base import Search, Setup
 from planner.search.correcting import INSTRUCTION_TOKENS, length, tail
@@ -158,6 +158,9 @@ class Judged(Search):
         return replace(
             outcome, ranked=ranked, answer=chosen.answer if chosen else None, notes=notes
         )
+
+    def news(self) -> Sequence[News]:
+        return self._inner.news()
 
     def progress(self) -> tuple[int, int]:
         return self._inner.progress()
