@@ -173,6 +173,8 @@ class Expand:
     `append` is put after the parent before it goes on (a parent that the model had ended is opened
     again). `messages` are asked instead of the query's; what comes back is the reply to them.
     `stop` ends it too, beside the query's. What a judge says is no candidate, and isn't counted.
+    With a `schema`, a JSON schema as text, it is JSON that keeps to that. `share` names the share
+    of the request's budget that pays for it; None, what is in no share.
     """
 
     path: Path
@@ -185,6 +187,8 @@ class Expand:
     max_tokens: int | None = None
     temperature: float | None = None
     floor: Floor | None = None
+    schema: str | None = None
+    share: str | None = None
 
     @property
     def id(self) -> str:
@@ -193,9 +197,14 @@ class Expand:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Score one candidate with the reward model."""
+    """Score one candidate with the reward model, as a reply to `messages` (else to the query's).
+
+    `share` is as in `Expand`.
+    """
 
     candidate: Candidate
+    messages: tuple[Message, ...] | None = None
+    share: str | None = None
 
     @property
     def id(self) -> str:
@@ -208,17 +217,20 @@ class Verify:
 
     The first `apart` of them are known to differ from one another. Formulas are the same where
     they are mathematically equal; with `code` they are programs, the same where they give the same
-    output for each of its inputs.
+    output for each of its inputs. `path` is where the search stands in another one that compares
+    them.
     """
 
     answers: tuple[str, ...]
     apart: int = 0
     code: Code | None = None
+    path: Path = ()
 
     @property
     def id(self) -> str:
         name = "\0".join((str(self.apart), *self.answers)).encode()
-        return "verify:" + blake2b(name, digest_size=8).hexdigest()
+        place = ".".join(map(str, self.path)) + ":" if self.path else ""
+        return f"verify:{place}{blake2b(name, digest_size=8).hexdigest()}"
 
 
 Task: TypeAlias = Expand | Grade | Verify
@@ -285,6 +297,19 @@ class Outcome:
     @property
     def best(self) -> Candidate | None:
         return self.ranked[0] if self.ranked else None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a part of a search may spend in all, as a part of its request's budget.
+
+    `completion_tokens` and `candidates` are counts, None for no limit but the request's; of every
+    other dimension that the request limits it may spend the fraction `part`.
+    """
+
+    completion_tokens: int | None
+    candidates: int | None
+    part: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,30 @@ class Lengths:
 
 
 @dataclass(slots=True)
+class Pace:
+    """How fast one call is where little else runs: the least seconds a token, of late."""
+
+    least: float | None = None
+
+    def saw(self, seconds: float, tokens: int) -> None:
+        """Learn from a call. Few tokens say more of what is around a call than of its pace."""
+        if tokens < 16:
+            return
+        now = seconds / tokens
+        self.least = now if self.least is None else min(now, self.least * 1.02)
+
+    def seconds(self, tokens: int) -> float | None:
+        """The time that one call is likely to need for so many, with half as much to spare."""
+        return None if self.least is None else 0.1 + 1.5 * tokens * self.least
+
+
+@dataclass(slots=True)
 class Growths:
-    """The lengths of all that can be grown: whole candidates, and single steps of them."""
+    """The lengths of all that can be grown, whole candidates and single steps, and their pace."""
 
     whole: Lengths = field(default_factory=Lengths)
     step: Lengths = field(default_factory=Lengths)
+    pace: Pace = field(default_factory=Pace)
 
     def of(self, until: Literal["step", "end"]) -> Lengths:
         """The lengths of what grows so far."""

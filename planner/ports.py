@@ -76,6 +76,12 @@ class Ledger(Protocol):
     async def renew(self, budget: str) -> bool:
         """Renew the lease of every hold; False if any had run out since the last renewal."""
 
+    async def resize(self, budget: str, limits: Budget) -> Account:
+        """Set anew what a child may spend in all, as far as its parent has it left.
+
+        It keeps what it has spent and holds, however little it is to have.
+        """
+
     async def close(self, budget: str) -> Account:
         """Release what is held, and give a parent back what was not spent. Idempotent."""
 

@@ -171,8 +171,13 @@ class Asked:
     tasks: tuple[str, ...]
 
 
-Entry: TypeAlias = Asked | Result
-"""What happened to a search: it asked, or it was told a result."""
+@dataclass(frozen=True, slots=True)
+class Hurried:
+    """An entry of a log: the search was told that time is nearly up."""
+
+
+Entry: TypeAlias = Asked | Hurried | Result
+"""What happened to a search: it asked, or it was told a result or that time is nearly up."""
 
 
 class Diverged(LongthinkError):
@@ -191,6 +196,9 @@ def replay_log(search: Search, log: Iterable[Entry]) -> Outcome:
             if task is None:
                 raise Diverged(f"{entry.task_id} was told, but isn't asked for.")
             search.tell(task, entry)
+            continue
+        if isinstance(entry, Hurried):
+            search.hurry()
             continue
         asked = search.ask(entry.room)
         names = tuple(task.id for task in asked)

@@ -41,7 +41,7 @@ from planner.search import Search
 from planner.steps import AGGREGATES
 from services.flights import TRIES, Flight, Grading
 from services.lineup import LinedUp, LineUp
-from services.purse import Purse
+from services.purse import Purse, Purses
 from services.record import outcome_data, result_data, standing_data
 from services.trace import Kind, Trace
 from workers import messages
@@ -97,7 +97,7 @@ class Driver:
         prompt: messages.Prompt,
         *,
         pool: Pool,
-        purse: Purse,
+        purses: Purses,
         trace: Trace,
         manner: Manner,
         lengths: Growths,
@@ -112,12 +112,13 @@ class Driver:
         self._prompt = prompt
         self._line = LineUp(query, prompt, pool)
         self._pool = pool
-        self._purse = purse
+        self._purses = purses
         self._trace = trace
         self._manner = manner
         self._all_lengths = lengths
-        # What this query's own candidates take counts for more than what others' did.
-        self._lengths = lengths.followed(fade=0.25)
+        # What this query's own candidates take counts for more than what others' did, and those of
+        # a share are of another question.
+        self._lengths: dict[str | None, Growths] = {None: lengths.followed(fade=0.25)}
         self._deadline = deadline
         self._stream = stream_tokens
         self._ops = count()
@@ -140,6 +141,8 @@ class Driver:
         self._notes: list[str] = []
         self._next_standing = 0.0
         self._unreported = 0
+        self._began = self._loop.time()
+        self._hurried = False
 
     def stop(self, reason: Stopped) -> None:
         """End the search with the best so far."""
@@ -157,7 +160,7 @@ class Driver:
             self._conclude()
             await self._settle_within(self._manner.late_seconds)
             self._write_off()
-            await self._purse.insist(self._manner.late_seconds)
+            await self._purses.insist(self._manner.late_seconds)
             renewal.cancel()
 
     async def _drive(self) -> None:
@@ -165,14 +168,16 @@ class Driver:
             while not self._ended():
                 if self._past(self._deadline):
                     self.stop(Stopped.DEADLINE)
-                elif await self._launch():
+                    break
+                if not self._hurried and self._past(self._last_call()):
+                    self._hurry()
+                if await self._launch() or (self._stuck() and self._starve()):
                     # What the search was told just now may have given it more to ask for.
                     self._inbox.put_nowait(None)
-                elif not self._running() and not self._lining_up:
-                    # Nothing runs and nothing could be started.
+                elif self._stuck():
                     self.stop(Stopped.BUDGET)
-                if not self._ended() and not await self._hear(self._deadline):
-                    self.stop(Stopped.DEADLINE)
+                if not self._ended():
+                    await self._hear(self._deadline if self._hurried else self._last_call())
         except LedgerUnavailable as error:
             self.stop(Stopped.BUDGET)
             self._notes.append(f"{error} The search ended with the best answer it had.")
@@ -184,6 +189,35 @@ class Driver:
     def _idle(self) -> set[str]:
         """The tasks that aren't with the workers, or only to be put into tokens."""
         return {*self._lining_up, *self._unstarted, *self._waiting, *self._ungraded}
+
+    def _stuck(self) -> bool:
+        """Whether nothing runs and nothing is about to: what is left couldn't be started."""
+        return not self._running() and not self._lining_up
+
+    def _starve(self) -> bool:
+        """Let the search know that its shares can't pay for what waits; whether any does."""
+        starved = [flight for flight in self._unstarted.values() if flight.task.share is not None]
+        for flight in starved:
+            del self._unstarted[flight.task.id]
+            error = "Its share of the budget has too little left."
+            self._tell(flight.task, flight.result("cancelled", Finish.BUDGET, error))
+        return bool(starved)
+
+    def _last_call(self) -> float | None:
+        """When there is just time for one more pass before the deadline, on the loop's clock."""
+        if self._deadline is None:
+            return None
+        likely = self._lengths[None].whole.likely(self._query.sampling.max_tokens)
+        kept = self._all_lengths.pace.seconds(likely)
+        whole = self._deadline - self._began
+        return self._deadline - min(whole / 2, whole / 4 if kept is None else kept)
+
+    def _hurry(self) -> None:
+        """Have the search come to an answer in the time that is left for one."""
+        self._hurried = True
+        self._trace.append(Kind.HURRIED)
+        self._search.hurry()
+        self._drop_surplus()
 
     def _past(self, deadline: float | None) -> bool:
         return deadline is not None and self._loop.time() >= deadline
@@ -207,10 +241,16 @@ class Driver:
                 elif isinstance(task, Verify):
                     self._compare(task)
         self._write_news()
+        await self._purses.share_out(self._search.shares(), self._busy())
         for start in (self._start_grading, self._continue_waiting, self._start_flights):
             if not self._ended():
                 await start()
         return self._told > told
+
+    def _busy(self) -> set[str]:
+        """The shares that calls run in."""
+        running: list[Flight | Grading] = [*self._flying.values(), *self._grading.values()]
+        return {one.task.share for one in running if one.task.share is not None}
 
     def _room(self) -> int:
         """How many more tasks may be in flight.
@@ -240,7 +280,7 @@ class Driver:
         self._drop_surplus()
         self._write_news()
         self._standing()
-        await self._purse.settle()
+        await self._purses.settle()
         return True
 
     def _take(self, news: _News) -> None:
@@ -279,9 +319,14 @@ class Driver:
         self._lining_up.update((task.id, task) for task in tasks)
         self._lined_up([lined_up for lined_up in at_once if lined_up is not None])
 
+        # Those that ask the same have one prompt made, by the first of them.
+        alike: dict[object, list[Expand]] = {}
+        for task in later:
+            alike.setdefault(task.messages or task.id, []).append(task)
+
         async def ask() -> None:
-            lined_up = await asyncio.gather(*(self._line.ask(task) for task in later))
-            self._inbox.put_nowait(tuple(lined_up))
+            lined_up = await asyncio.gather(*map(self._line.ask_all, alike.values()))
+            self._inbox.put_nowait(tuple(one for some in lined_up for one in some))
 
         if later:
             self._run_errand(ask())
@@ -298,16 +343,18 @@ class Driver:
 
     async def _start_flights(self) -> None:
         """Start as many as can be funded side by side, of each kind by itself."""
-        alike: dict[tuple[bool, str], list[Flight]] = {}
+        alike: dict[tuple[str, bool, str], list[Flight]] = {}
         for flight in self._unstarted.values():
-            alike.setdefault((flight.task.counts, flight.task.until), []).append(flight)
+            task = flight.task
+            alike.setdefault((task.share or "", task.counts, task.until), []).append(flight)
+        short = {flight.task.share or "" for flight in self._waiting.values()}
         for kind in sorted(alike):
-            if not self._waiting:
+            if kind[0] not in short:
                 await self._start_alike(alike[kind])
 
     async def _start_alike(self, flights: list[Flight]) -> None:
         """The same for flights that are likely to take as much as each other."""
-        left = self._purse.left
+        left = self._purse(flights[0]).left
         if not flights[0].task.counts:
             # What counts as no candidate needs none of those that are left.
             left = replace(left, candidates=None)
@@ -328,18 +375,23 @@ class Driver:
 
     async def _continue_waiting(self) -> None:
         """Fund the next instalment of those that used theirs up, in the order of their nodes."""
+        short: set[str | None] = set()
         for flight in sorted(self._waiting.values(), key=lambda flight: flight.task.path):
+            share = flight.task.share
+            if share in short:
+                continue
             tokens = next_instalment(
-                self._purse.left,
+                self._purse(flight).left,
                 self._manner.prices,
                 prompt_tokens=flight.prompt_tokens,
                 missing=flight.missing,
                 likely=self._likely(flight),
-                waiting=len(self._waiting),
+                waiting=sum(one.task.share == share for one in self._waiting.values()),
                 alone=not self._flying,
             )
             if tokens == 0 and self._flying:
-                return
+                short.add(share)
+                continue
             if tokens:
                 self._fund(flight, tokens)
                 await self._send([flight])
@@ -347,7 +399,14 @@ class Driver:
                 self._tell(flight.task, flight.result("done", Finish.BUDGET))
 
     def _likely(self, flight: Flight) -> int:
-        return self._lengths.of(flight.task.until).likely(flight.limit)
+        if flight.task.schema is not None:
+            return max(1, flight.limit // 2)
+        return self._lengths_of(flight.task).of(flight.task.until).likely(flight.limit)
+
+    def _lengths_of(self, task: Expand) -> Growths:
+        if task.share not in self._lengths:
+            self._lengths[task.share] = self._lengths[None].followed(fade=0.25)
+        return self._lengths[task.share]
 
     def _least(self, likely: int) -> int:
         """The fewest tokens that one more candidate is worth starting with.
@@ -378,16 +437,23 @@ class Driver:
                     top_logprobs=TOP if self._search.needs_logprobs else 0,
                 )
                 self._flying[call.id] = flight
+                flight.sent = self._loop.time()
                 batch.append(call)
         if batch:
             self._carry(self._pool.generate(tuple(batch)))
 
     def _landed(self, flight: Flight, made: messages.Generated) -> None:
         """A call has ended; its task too, unless it is to go on."""
-        self._purse.owe(Commit(flight.op, flight.take(made, self._manner.prices)))
+        self._purse(flight).owe(Commit(flight.op, flight.take(made, self._manner.prices)))
         task, finish = flight.task, flight.finish(made)
         self._ended_flights += 1
-        if finish is None or (made.lost and flight.losses < TRIES):
+        self._all_lengths.pace.saw(self._loop.time() - flight.sent, made.completion_tokens)
+        if made.lost and flight.losses < TRIES:
+            flight.begin_again()
+            self._waiting[task.id] = flight
+        elif finish is None and task.schema is not None:
+            self._tell(task, flight.result("done", Finish.LENGTH))
+        elif finish is None:
             self._waiting[task.id] = flight
         elif made.finish == "failed":
             self._tell(task, flight.result("failed", finish, made.error))
@@ -400,8 +466,9 @@ class Driver:
     def _learn_length(self, flight: Flight, finish: Finish) -> None:
         """Take in how long a step was, or a candidate that was written from its beginning."""
         task, made = flight.task, len(flight.token_ids)
-        goes_on = not task.append and task.messages is None
-        for lengths in (self._lengths, self._all_lengths):
+        own = task.share is None and task.messages is None
+        goes_on = not task.append and (own or task.share is not None)
+        for lengths in (self._lengths_of(task), *([self._all_lengths] if own else [])):
             if task.until == "step" and finish in (Finish.STEP, Finish.STOP):
                 lengths.step.saw(made)
             if finish is Finish.STOP and task.counts and goes_on:
@@ -432,7 +499,7 @@ class Driver:
 
     def _graded(self, grading: Grading, made: messages.Graded) -> None:
         """A grading call has ended; its task too, unless it is to be tried again."""
-        self._purse.owe(Commit(grading.op, grading.take(made, self._manner.prices)))
+        self._purse(grading).owe(Commit(grading.op, grading.take(made, self._manner.prices)))
         task = grading.task
         if made.finish == "done" and not made.step_scores:
             self._tell(task, grading.result("failed", error="It has no step to score."))
@@ -513,10 +580,12 @@ class Driver:
     def _conclude(self) -> None:
         """Settle on the outcome. Calls that have yet to report count with all they may cost."""
         best = self._search.best()
+        if self._hurried and self._reason is None:
+            self._reason = Stopped.DEADLINE
         stopped = self._reason or self._search.stopped
         outcome = replace(best, stopped=stopped, notes=(*best.notes, *self._notes))
         unreported: list[Flight | Grading] = [*self._flying.values(), *self._grading.values()]
-        spent = sum((one.held for one in unreported), self._purse.spent)
+        spent = sum((one.held for one in unreported), self._purses.spent)
         self._trace.append(
             Kind.CLOSED,
             outcome=outcome_data(outcome),
@@ -530,11 +599,11 @@ class Driver:
     def _write_off(self) -> None:
         """Charge what never reported back with all it may have cost, and let go of it."""
         for flight in self._flying.values():
-            self._purse.owe(Commit(flight.op, flight.held))
+            self._purse(flight).owe(Commit(flight.op, flight.held))
         for grading in self._grading.values():
-            self._purse.owe(Commit(grading.op, grading.held))
+            self._purse(grading).owe(Commit(grading.op, grading.held))
         if self._unreported:
-            self._trace.append(Kind.SETTLED, spent=asdict(self._purse.spent))
+            self._trace.append(Kind.SETTLED, spent=asdict(self._purses.spent))
         for errand in self._errands:
             errand.cancel()
 
@@ -552,15 +621,23 @@ class Driver:
             planned=planned,
             running=len(self._flying),
             **standing_data(best),
-            spent=asdict(self._purse.spent),
+            spent=asdict(self._purses.spent),
         )
 
     # Plumbing
 
-    async def _hold(self, flights: list[Flight] | list[Grading]) -> tuple[bool, ...]:
-        if not flights:
-            return ()
-        return await self._purse.hold(tuple(Hold(one.op, one.held) for one in flights))
+    def _purse(self, one: Flight | Grading) -> Purse:
+        """What pays for it."""
+        return self._purses[one.task.share]
+
+    async def _hold(self, flights: Sequence[Flight | Grading]) -> list[bool]:
+        """Hold for each, by the purse that pays for it; says which were granted."""
+        granted: dict[str, bool] = {}
+        for share in dict.fromkeys(one.task.share for one in flights):
+            holds = tuple(Hold(one.op, one.held) for one in flights if one.task.share == share)
+            verdicts = await self._purses[share].hold(holds)
+            granted.update(zip((hold.op for hold in holds), verdicts, strict=True))
+        return [granted[one.op] for one in flights]
 
     def _carry(self, events: AsyncIterator[Any]) -> None:
         """Carry what a batch has to say into the inbox."""
@@ -583,7 +660,7 @@ class Driver:
             await asyncio.sleep(self._manner.lease_seconds / 3)
             # Out of reach, the ledger stops the search by itself when it is next needed.
             with suppress(LedgerUnavailable):
-                if not await self._purse.renew():
+                if not await self._purses.renew():
                     self._notes.append("The budget's lease had run out; the search ended there.")
                     self.stop(Stopped.BUDGET)
 

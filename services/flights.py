@@ -50,6 +50,8 @@ class Flight:
     held: Cost = Cost()
     losses: int = 0
     worker: str | None = None
+    sent: float = 0.0
+    """When its present call was sent, on the loop's clock."""
 
     @property
     def missing(self) -> int:
@@ -86,8 +88,14 @@ class Flight:
             floor=task.floor,
             confidences=self._last_confidences(),
             stream=stream,
+            schema=task.schema,
             branch=_branch(call_id, self.op, task.path),
         )
+
+    def begin_again(self) -> None:
+        """Another worker takes over: what it has made is kept, unless it can't be gone on with."""
+        if self.task.schema is not None:
+            self.token_ids, self.text, self.logprob, self.confidences = [], "", None, []
 
     def _last_confidences(self) -> tuple[float, ...]:
         """Those of the tokens that share a window with the next one."""
@@ -182,9 +190,10 @@ class Grading:
 
     def call(self, call_id: str, query: Query, delimiter: str) -> messages.Grade:
         """Its next call, for what was funded."""
+        asked = self.task.messages or query.messages
         return messages.Grade(
             id=call_id,
-            messages=tuple((message.role, message.content) for message in query.messages),
+            messages=tuple((message.role, message.content) for message in asked),
             steps=split_steps(self.task.candidate.text, delimiter),
             delimiter=delimiter,
             max_tokens=self.needs,

@@ -7,13 +7,17 @@ a task that can't have a flight gets the reason for that, never an exception.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.domain import Expand, Query
+from planner.domain import Expand, Message, Query
 from planner.errors import InvalidOption, WorkersUnavailable
 from services.flights import Flight
 from workers.messages import Prompt
 from workers.ports import Pool
+
+_KEPT = 64
+"""The prompts kept of what tasks asked of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,19 @@ class LineUp:
         self._query = query
         self._prompt = prompt
         self._pool = pool
+        self._prompts: dict[tuple[Message, ...], Prompt] = {}
+        """Of the messages that tasks asked of late: a step's are asked by all of its samples."""
 
     def at_once(self, task: Expand) -> LinedUp | None:
         """The task lined up, or None where `ask` has to ask a worker for it."""
-        if task.messages is not None or task.append:
+        prompt = self._known(task)
+        if prompt is None or task.append:
             return None
-        return self._begin(task, self._prompt, task.parent.token_ids if task.parent else ())
+        return self._begin(task, prompt, task.parent.token_ids if task.parent else ())
+
+    async def ask_all(self, tasks: Sequence[Expand]) -> list[LinedUp]:
+        """The tasks lined up, one after another: what one has made the next ones needn't."""
+        return [self.at_once(task) or await self.ask(task) for task in tasks]
 
     async def ask(self, task: Expand) -> LinedUp:
         """The task lined up, by what a worker makes of its messages and its text."""
@@ -46,10 +57,19 @@ class LineUp:
         except (InvalidOption, WorkersUnavailable) as error:
             return LinedUp(task, str(error))
 
+    def _known(self, task: Expand) -> Prompt | None:
+        """The prompt of a task, if it was made already."""
+        return self._prompt if task.messages is None else self._prompts.get(task.messages)
+
     async def _prompt_of(self, task: Expand) -> Prompt:
-        if task.messages is None:
-            return self._prompt
-        return await self._pool.prepare(tuple((m.role, m.content) for m in task.messages))
+        known = self._known(task)
+        if known is not None or task.messages is None:
+            return known or self._prompt
+        prompt = await self._pool.prepare(tuple((m.role, m.content) for m in task.messages))
+        if len(self._prompts) >= _KEPT:
+            del self._prompts[next(iter(self._prompts))]
+        self._prompts[task.messages] = prompt
+        return prompt
 
     async def _before(self, task: Expand, prompt: Prompt) -> tuple[int, ...]:
         """The parent's tokens, opened again if the model had ended it, and what is put after."""
@@ -63,8 +83,9 @@ class LineUp:
     def _begin(self, task: Expand, prompt: Prompt, before: tuple[int, ...]) -> LinedUp:
         most = self._query.sampling.max_tokens
         in_context = prompt.context_left - len(before)
-        in_candidate = most - len(before) if task.messages is None else in_context
-        room = min(in_context, in_candidate)
+        # What replies to messages of its own, and says how long that may be, is no candidate.
+        aside = task.messages is not None and task.max_tokens is not None
+        room = in_context if aside else min(in_context, most - len(before))
         if room < 1:
             used = "the model's context" if in_context < 1 else f"max_tokens ({most})"
             return LinedUp(task, f"No room is left for it in {used}.")

@@ -1,19 +1,23 @@
-"""The purse: one request's view of its budget in the ledger.
+"""The purse: one request's view of its budget in the ledger, and of the shares it is split into.
 
-It owns what the driver last knew of the account, and the commits that the ledger hasn't taken yet.
-What always holds: a commit is kept until the ledger has it, in order; nothing is dropped because
-Redis was away for a moment.
+A purse owns what the driver last knew of one account, and the commits that the ledger hasn't taken
+yet. What always holds: a commit is kept until the ledger has it, in order; nothing is dropped
+because Redis was away for a moment. Each share is a budget of its own under the request's, opened
+when it is first named and closed when it isn't any more, so that all together never come to more.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
+from secrets import token_hex
 
-from planner.domain import Budget, Cost
+from planner.domain import Budget, Cost, Share
 from planner.errors import LedgerUnavailable
 from planner.ports import Account, Commit, Hold, Ledger
 
 _RETRY_SECONDS = 0.1
+_NOTHING = Share(0, 0, 0.0)
 
 
 class Purse:
@@ -31,9 +35,14 @@ class Purse:
         return self._account.left()
 
     @property
+    def owed(self) -> Cost:
+        """What the ledger has yet to hear of."""
+        return sum((commit.cost for commit in self._uncommitted), Cost())
+
+    @property
     def spent(self) -> Cost:
         """All that was spent, what the ledger has yet to hear of included."""
-        return sum((commit.cost for commit in self._uncommitted), self._account.spent)
+        return self._account.spent + self.owed
 
     async def hold(self, holds: tuple[Hold, ...]) -> tuple[bool, ...]:
         """Ask the ledger; says which were granted. Raises LedgerUnavailable."""
@@ -63,6 +72,116 @@ class Purse:
         except TimeoutError:
             return False
 
+    async def resize(self, limits: Budget) -> None:
+        """Have another limit on what it may spend in all. Raises LedgerUnavailable."""
+        self._account = await self._ledger.resize(self.budget, limits)
+
+    async def look(self) -> None:
+        """See how it stands: what its shares do changes it. Raises LedgerUnavailable."""
+        self._account = await self._ledger.account(self.budget)
+
+    async def close(self) -> None:
+        """Give back what wasn't spent. Raises LedgerUnavailable."""
+        await self.settle()
+        self._account = await self._ledger.close(self.budget)
+
     async def renew(self) -> bool:
         """Renew the lease of all that is held; False if any of it had run out."""
         return await self._ledger.renew(self.budget)
+
+
+class Purses:
+    """The purse of a request, and those of its shares. What is in no share is in the first."""
+
+    def __init__(self, ledger: Ledger, budget: str, account: Account) -> None:
+        self._ledger = ledger
+        self._limits = account.limits
+        self._whole = Purse(ledger, budget, account)
+        self._shares: dict[str, Purse] = {}
+        self._wanted: Mapping[str, Share] = {}
+        self._closed: dict[str, Purse] = {}
+        """Shares that are at their end; what still reports there is charged to the whole."""
+        # A request that is gone on with by another process must not meet the names of the first.
+        self._mark = token_hex(3)
+
+    def __getitem__(self, share: str | None) -> Purse:
+        """The purse that pays for a share; the first for one that isn't there."""
+        if share is None:
+            return self._whole
+        return self._shares.get(share) or self._closed.get(share) or self._whole
+
+    @property
+    def spent(self) -> Cost:
+        """All that was spent, what the ledger has yet to hear of included."""
+        late = sum((purse.owed for purse in self._closed.values()), Cost())
+        return sum((purse.spent for purse in self._shares.values()), self._whole.spent + late)
+
+    async def share_out(self, wanted: Mapping[str, Share], busy: Collection[str]) -> None:
+        """Open, size and close shares until there are those wanted. Raises LedgerUnavailable.
+
+        One that isn't wanted any more but is `busy`, as calls run that it has held for, keeps what
+        these may cost, and is closed when they have ended.
+        """
+        ending = self._shares.keys() - wanted.keys()
+        ended = sorted(ending.difference(busy))
+        if wanted == self._wanted and not ended:
+            return
+        for name in ended:
+            await self._shares[name].close()
+            self._closed[name] = self._shares.pop(name)
+        for name in sorted(ending.intersection(busy)):
+            await self._shares[name].resize(self._of(_NOTHING))
+        # Those that get less make room for those that get more.
+        for name in sorted(wanted, key=lambda name: self._growth(name, wanted[name])):
+            if name not in self._shares:
+                await self._open(name)
+            await self._shares[name].resize(self._of(wanted[name]))
+        await self._whole.look()
+        self._wanted = dict(wanted)
+
+    async def settle(self) -> None:
+        """See `Purse.settle`; of all of them."""
+        for purse in (self._whole, *self._shares.values()):
+            await purse.settle()
+        if late := [purse for purse in self._closed.values() if purse.owed != Cost()]:
+            for purse in late:
+                await purse.settle()
+            await self._whole.look()
+
+    async def insist(self, seconds: float) -> bool:
+        """See `Purse.insist`; of all of them, side by side."""
+        purses = (self._whole, *self._shares.values(), *self._closed.values())
+        return all(await asyncio.gather(*(purse.insist(seconds) for purse in purses)))
+
+    async def renew(self) -> bool:
+        """See `Purse.renew`; of all that are open."""
+        kept = [await purse.renew() for purse in self._shares.values()]
+        return all([await self._whole.renew(), *kept])
+
+    async def _open(self, name: str) -> None:
+        """Open a share with nothing in it; it gets what there is when it is sized."""
+        budget = f"{self._whole.budget}/{name}-{self._mark}"
+        nothing = self._of(_NOTHING)
+        account = await self._ledger.open(budget, nothing, parent=self._whole.budget)
+        self._shares[name] = Purse(self._ledger, budget, account)
+
+    def _of(self, share: Share) -> Budget:
+        """A share as limits, in the dimensions that the request is limited in."""
+        limits = self._limits
+
+        def part(limit: int | None) -> int | None:
+            return None if limit is None else int(limit * share.part)
+
+        def count(limit: int | None, wanted: int | None) -> int | None:
+            return part(limit) if limit is None or wanted is None else min(limit, wanted)
+
+        return Budget(
+            completion_tokens=count(limits.completion_tokens, share.completion_tokens),
+            reward_tokens=part(limits.reward_tokens),
+            candidates=count(limits.candidates, share.candidates),
+            micro_usd=part(limits.micro_usd),
+        )
+
+    def _growth(self, name: str, share: Share) -> float:
+        before = self._wanted.get(name)
+        return share.part - before.part if before else share.part

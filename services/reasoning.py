@@ -17,7 +17,7 @@ from planner.funding import Growths
 from planner.ports import Ledger
 from planner.search import begin
 from services.driver import Conclusion, Driver, Manner
-from services.purse import Purse
+from services.purse import Purses
 from services.record import effort_data, query_data
 from services.trace import Kind, Trace, TraceStore
 from workers.messages import Prompt
@@ -115,6 +115,8 @@ class Reasoner:
             "context": context,
             "tokens": effort.budget.completion_tokens,
             "likely": self._lengths.whole.likely(longest),
+            "prompt": prompt_tokens,
+            "timed": deadline is not None,
         }
         strategy = begin(query, effort, **known)
         account = await self._ledger.open(trace_id, effort.budget)
@@ -132,7 +134,7 @@ class Reasoner:
             query,
             prompt,
             pool=self._pool,
-            purse=Purse(self._ledger, trace_id, account),
+            purses=Purses(self._ledger, trace_id, account),
             trace=trace,
             manner=self._manner,
             lengths=self._lengths,

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     PLANNED = "planned"  # this and the next two: what the search said, see `planner.domain.News`
     STEP = "step"
     DECIDED = "decided"
+    HURRIED = "hurried"  # there was just time for one more pass, and the search was told so
     STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
     CANCELLED = "cancelled"  # calls: the ids of those that are to end now
     CLOSED = "closed"  # outcome, spent; reason, remarks: what of it the search couldn't know

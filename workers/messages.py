@@ -37,8 +37,9 @@ class Generate:
     as they come. `top_logprobs` above zero asks for the log-probabilities of that many tokens a
     position. With them, a call is given up as soon as its tokens fall under `floor`, to whose first
     windows belong the tokens before it, with these `confidences` (see `planner.confidence`). Of
-    calls that wait, those of the lowest `priority` run first. `branch` is the node that it writes,
-    whose KV cache lies where its parent was written; empty, it may as well run anywhere.
+    calls that wait, those of the lowest `priority` run first. With a `schema` it is JSON that keeps
+    to that, and no other call continues it. `branch` is the node that it writes, whose KV cache
+    lies where its parent was written; empty, it may as well run anywhere.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Generate:
     confidences: tuple[float, ...] = ()
     stream: bool = False
     priority: int = 0
+    schema: str | None = None
     branch: Branch = ()
 
 

@@ -24,7 +24,7 @@ from vllm.exceptions import GracefulHTTPError
 from vllm.inputs.engine import tokens_input
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -218,6 +218,9 @@ class Sampling:
             include_stop_str_in_output=self._keeps,
             logprobs=request.top_logprobs or None,
             flat_logprobs=True,
+            structured_outputs=(
+                None if request.schema is None else StructuredOutputsParams(json=request.schema)
+            ),
             output_kind=(
                 RequestOutputKind.DELTA if self._piecemeal else RequestOutputKind.FINAL_ONLY
             ),

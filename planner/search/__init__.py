@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from planner.domain import Query
 from planner.effort import Effort
@@ -13,10 +15,12 @@ from planner.search.beam import Beam
 from planner.search.best_of_n import BestOfN
 from planner.search.budget_forcing import BudgetForcing, ThinkingBudgetForcing
 from planner.search.dvts import Dvts
+from planner.search.inner import Recipe
 from planner.search.judged import Judged
 from planner.search.majority import Majority
 from planner.search.mcts import Mcts, PuctMcts
 from planner.search.particles import AnnealedParticles, MultinomialParticles, Particles
+from planner.search.plan import PlanSearch
 from planner.search.rebase import Rebase
 from planner.search.recursive import Recursive
 from planner.search.refine import Refine
@@ -46,12 +50,84 @@ STRATEGIES: dict[str, Callable[[Setup], Search]] = {
 }
 
 
+NESTING: dict[str, Callable[[Setup, Recipe], Search]] = {
+    "plan": PlanSearch,
+}
+"""Strategies that search inside their steps, by a strategy that stands after them in brackets."""
+
+_INSIDE = "majority"
+"""The strategy inside where none is named."""
+
+
+def _nested(name: str) -> Callable[[Setup], Search]:
+    return lambda setup: search(name, setup)
+
+
+STRATEGIES.update((name, _nested(name)) for name in NESTING)
+
+_DEEPEST = 3
+_WRITTEN = re.compile(r"(\w+)(?:\((.*)\))?", re.DOTALL)
+
+
 def search(name: str, setup: Setup) -> Search:
-    """A new search by the strategy of that name."""
-    if name not in STRATEGIES:
-        known = ", ".join(STRATEGIES)
-        raise InvalidOption(f"strategy must be one of {known}, not {name!r}.", "longthink.strategy")
-    made = STRATEGIES[name](setup)
+    """A new search by the strategy of that name, `plan(beam)` say. See `known`."""
+    return recipe(name).make(setup)
+
+
+def known(name: str) -> None:
+    """Raises InvalidOption for a name that no strategy has, or one in brackets that hasn't."""
+    recipe(name)
+
+
+def recipe(name: str, depth: int = 1) -> Recipe:
+    """The strategy of a name; in brackets may stand the one that searches its steps.
+
+    That may name its own selector and stopping rule, as in `plan(majority/weighted@beta:0.95)`;
+    else it has those of the strategy that it is in.
+    """
+    found = _WRITTEN.fullmatch(name.strip())
+    outer, inside = (found[1], found[2]) if found else (name, None)
+    if outer not in STRATEGIES or (inside is not None and outer not in NESTING):
+        raise InvalidOption(
+            f"strategy must be one of {', '.join(STRATEGIES)}, not {name!r}; "
+            f"in brackets after {' or '.join(NESTING)} may stand another one.",
+            "longthink.strategy",
+        )
+    if outer in NESTING:
+        if depth > _DEEPEST:
+            raise InvalidOption(
+                f"strategies can't be nested more than {_DEEPEST} deep.", "longthink.strategy"
+            )
+        nesting, within = NESTING[outer], _inside(inside or _INSIDE, depth + 1)
+        return Recipe(name, lambda setup: nesting(setup, within))
+    return Recipe(name, lambda setup: _judged(setup, STRATEGIES[outer](setup)))
+
+
+def _inside(name: str, depth: int) -> Recipe:
+    """A strategy as it stands in brackets, with a selector and a rule of its own if it has them."""
+    strategy, selecting, stopping = split(name)
+    made = recipe(strategy, depth)
+    if selecting is None and stopping is None:
+        return made
+    chosen = None if selecting is None else selector(selecting)
+    rule = None if stopping is None else parse(stopping)
+
+    def make(setup: Setup) -> Search:
+        return made.make(replace(setup, selector=chosen or setup.selector, stop=rule or setup.stop))
+
+    return Recipe(name, make)
+
+
+def split(written: str) -> tuple[str, str | None, str | None]:
+    """`strategy[/selector][@stop]`, taken apart outside of brackets."""
+    end = written.rfind(")") + 1
+    if end == 0:
+        end = min((at for at in map(written.find, "/@") if at != -1), default=len(written))
+    rest, _, stop = written[end:].partition("@")
+    return written[:end], rest.removeprefix("/") or None, stop or None
+
+
+def _judged(setup: Setup, made: Search) -> Search:
     return Judged(setup, made) if isinstance(setup.selector, Judge) else made
 
 
@@ -64,6 +140,8 @@ def begin(
     context: int | None = None,
     tokens: int | None = None,
     likely: int | None = None,
+    prompt: int | None = None,
+    timed: bool = False,
 ) -> Search:
     """A new search of `query` with this effort.
 
@@ -81,8 +159,10 @@ def begin(
         context=context,
         tokens=tokens,
         likely=likely,
+        prompt=prompt,
+        timed=timed,
     )
     return search(effort.strategy, setup)
 
 
-__all__ = ["STRATEGIES", "Search", "Setup", "begin", "search"]
+__all__ = ["NESTING", "STRATEGIES", "Search", "Setup", "begin", "known", "search", "split"]

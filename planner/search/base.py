@@ -11,10 +11,10 @@ worker's exception. What always holds:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.domain import News, Outcome, Query, Result, Stopped, Task
+from planner.domain import News, Outcome, Query, Result, Share, Stopped, Task
 from planner.selection import Selector
 from planner.stopping import Stop
 
@@ -26,7 +26,8 @@ class Setup:
     `grades` says whether there is a reward model, `verifies` whether answers can be compared.
     `context` is how many tokens the model takes after the query, `tokens` how many completion
     tokens the budget has, `likely` how many of them a whole candidate is likely to take; None where
-    that isn't known, or there is no limit.
+    that isn't known, or there is no limit. `prompt` is how many tokens the query itself takes.
+    `timed` says whether there is a deadline.
     """
 
     query: Query
@@ -38,6 +39,8 @@ class Setup:
     context: int | None = None
     tokens: int | None = None
     likely: int | None = None
+    prompt: int | None = None
+    timed: bool = False
 
 
 class Search(ABC):
@@ -80,6 +83,17 @@ class Search(ABC):
     @abstractmethod
     def progress(self) -> tuple[int, int]:
         """Candidates finished, and candidates it means to have at most."""
+
+    def widen(self, candidates: int) -> bool:
+        """Have it go on to so many candidates in all; whether it can."""
+        return False
+
+    def hurry(self) -> None:  # noqa: B027  most searches have nothing to change
+        """Time is nearly up: what is asked from now on has to end within one pass."""
+
+    def shares(self) -> Mapping[str, Share]:
+        """The shares of the budget that its tasks name; one that isn't there is at its end."""
+        return {}
 
     def news(self) -> Sequence[News]:
         """What it has to say of its plans and decisions since it was last asked for that."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from planner.domain import Candidate, Expand, News, Outcome, Path, Result, Stopped, Task
+from planner.domain import Candidate, Expand, News, Outcome, Path, Result, Share, Stopped, Task
 from planner.prompts import asked, conversation, judge_messages, parse_judgement
 from planner.search.base import Search, Setup
 from planner.search.correcting import INSTRUCTION_TOKENS, length, tail
@@ -158,6 +158,15 @@ class Judged(Search):
         return replace(
             outcome, ranked=ranked, answer=chosen.answer if chosen else None, notes=notes
         )
+
+    def widen(self, candidates: int) -> bool:
+        return self._standing is None and self._inner.widen(candidates)
+
+    def hurry(self) -> None:
+        self._inner.hurry()
+
+    def shares(self) -> Mapping[str, Share]:
+        return self._inner.shares()
 
     def news(self) -> Sequence[News]:
         return self._inner.news()

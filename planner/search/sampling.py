@@ -78,6 +78,12 @@ class Sampling(Gathering):
         if self._wants_scores:
             self._to_grade.append(candidate)
 
+    def widen(self, candidates: int) -> bool:
+        if self._stopped is None and candidates > self.setup.candidates:
+            self.setup = replace(self.setup, candidates=candidates)
+            return True
+        return False
+
     def _remarks(self) -> tuple[str, ...]:
         if not self.setup.stop.needs_logprobs:
             return ()

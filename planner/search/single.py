@@ -17,3 +17,6 @@ class Single(Sampling):
     @property
     def _wants_scores(self) -> bool:
         return False
+
+    def widen(self, candidates: int) -> bool:
+        return False

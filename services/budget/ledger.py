@@ -114,6 +114,14 @@ class RedisLedger:
         # The name makes a retry of this renewal known from the next renewal.
         return (await self._run("renew", budget, secrets.token_hex(8))).answer == "1"
 
+    async def resize(self, budget: str, limits: Budget) -> Account:
+        """Set anew what a child may spend in all, in the dimensions it is limited in.
+
+        It never gets more than its parent has left, and never has less than it spent and holds; its
+        account says what it came to. Raises BudgetConflict where it is no child.
+        """
+        return (await self._run("resize", budget, scripts.limits_vector(limits))).account
+
     async def close(self, budget: str) -> Account:
         """Give back what is held, end all children, and charge a parent for what was spent."""
         return (await self._run("close", budget)).account

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 from planner.domain import Budget, Cost
 from planner.ports import Account
 
-ScriptName: TypeAlias = Literal["open", "hold", "commit", "renew", "close", "account"]
+ScriptName: TypeAlias = Literal["open", "hold", "commit", "renew", "resize", "close", "account"]
 NAMES: tuple[ScriptName, ...] = get_args(ScriptName)
 
 Word: TypeAlias = bytes | str

@@ -16,7 +16,7 @@ from typing import Any
 
 from planner.domain import Stopped
 from planner.errors import InvalidOption, LongthinkError
-from planner.replay import Asked, Diverged, Entry, replay_log
+from planner.replay import Asked, Diverged, Entry, Hurried, replay_log
 from planner.search import Search, begin
 from services.record import outcome_data, read_effort, read_query, read_result
 from services.trace import Kind
@@ -111,6 +111,8 @@ class _Told:
                 context=opened.get("context"),
                 tokens=opened.get("tokens"),
                 likely=opened.get("likely"),
+                prompt=opened.get("prompt"),
+                timed=opened.get("timed", False),
             ),
             log=tuple(_entry(kind, data) for kind, data in events[:end] if kind in _HEARD),
             outcome=closed["outcome"],
@@ -119,11 +121,13 @@ class _Told:
         )
 
 
-_HEARD = (Kind.ASKED, Kind.TOLD)
+_HEARD = (Kind.ASKED, Kind.HURRIED, Kind.TOLD)
 """The events that a search takes part in."""
 
 
 def _entry(kind: Kind, data: Mapping[str, Any]) -> Entry:
     if kind is Kind.TOLD:
         return read_result(data)
+    if kind is Kind.HURRIED:
+        return Hurried()
     return Asked(data["room"], tuple(data["tasks"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from dataclasses import dataclass, field
@@ -102,6 +103,8 @@ def outcome_of(task: Task, seed: int, failing: float) -> Result:
     if isinstance(task, Verify):
         first, *others = task.answers
         return Result(task.id, "done", same=((first, dice.choice(others)),) if others else ())
+    if isinstance(task, Expand) and task.schema is not None:
+        return Result(task.id, "done", plan_of(task, dice), Cost(completion_tokens=40))
     if isinstance(task, Grade):
         scores = tuple(dice.random() for _ in range(3))
         return Result(task.id, "done", task.candidate.graded(scores, scores[-1]))
@@ -116,6 +119,17 @@ def outcome_of(task: Task, seed: int, failing: float) -> Result:
         text = dice.choice(["#### 1", "#### 2", "#### x+1", "#### 1+x", "who knows"])
         made = Candidate(task.path, parent + text, (1, 2), finish, token_confidences=sure)
     return Result(task.id, "done", made, Cost(completion_tokens=7, candidates=1))
+
+
+def plan_of(task: Expand, dice: random.Random) -> Candidate:
+    """A plan of a few steps, each of which may need any before it; or something else."""
+    ids = "abcdef"[: dice.randint(1, 6)]
+    steps = [
+        {"id": name, "question": f"What is {place}?", "needs": dice.sample(ids[:place], place // 2)}
+        for place, name in enumerate(ids)
+    ]
+    text = dice.choice([json.dumps({"steps": steps})] * 3 + ["", json.dumps(steps)[:-9], "{}"])
+    return Candidate(task.path, text, (1, 2), dice.choice([Finish.STOP, Finish.LENGTH]))
 
 
 @dataclass
@@ -146,7 +160,7 @@ def drive(case: Case, under: Search) -> Journey:
         under.tell(task, result)
         journey.told.append((task, result))
         if isinstance(task, Expand) and result.candidate and result.candidate.finished:
-            journey.finished = True
+            journey.finished |= task.counts
         if case.twice and journey.told:
             under.tell(*dice.choice(journey.told))
         assert {task.id for task in under.surplus()} <= {task.id for task in in_flight}

@@ -169,7 +169,7 @@ def test_dvts_keeps_the_candidates_of_its_subtrees_apart() -> None:
 
 
 def _subtree(task: Task) -> int:
-    path = task.candidate.path if isinstance(task, Grade) else task.path  # type: ignore[union-attr]
+    path = task.candidate.path if isinstance(task, Grade) else task.path
     return path[0] % 2
 
 

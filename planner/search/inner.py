@@ -1,0 +1,140 @@
+"""A search inside a search: one of another question, or of the same one in another way.
+
+It knows nothing of where it stands. What always holds: its tasks go out with the path of the place
+it has put before theirs, its own messages and its own share of the budget, and come back without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from planner.domain import Candidate, Cost, Expand, Grade, News, Path, Query, Result, Share, Task
+from planner.search.base import Search, Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A strategy to search inside of another with; `name` as it is written."""
+
+    name: str
+    make: Callable[[Setup], Search]
+
+
+class Inner:
+    """A search under the node `path` of another one.
+
+    `query` is its own question, None where it is that of the outer search. `share` pays for it,
+    where it is named; else its tasks keep the shares they name themselves.
+    """
+
+    def __init__(
+        self, search: Search, path: Path, *, query: Query | None = None, share: str | None = None
+    ) -> None:
+        self.search = search
+        self.path = path
+        self.share = share
+        self.cost = Cost()
+        self._messages = None if query is None else query.messages
+        self._flying: dict[str, tuple[Task, Task]] = {}
+        """By the id of a task as it went out: that, and the search's own."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is in flight."""
+        return not self._flying
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates it has taken: those counted, or those finished if that is more."""
+        return max(self.cost.candidates, self.search.progress()[0])
+
+    def ask(self, room: int) -> list[Task]:
+        """See `Search.ask`."""
+        own = self.search.ask(room)
+        out = [self._out(task) for task in own]
+        self._flying.update((task.id, (task, mine)) for task, mine in zip(out, own, strict=True))
+        return out
+
+    def tell(self, task: Task, result: Result) -> bool:
+        """See `Search.tell`; whether the task is of this search and was in flight."""
+        known = self._flying.pop(task.id, None)
+        if known is None:
+            return False
+        _, own = known
+        self.cost += result.cost
+        made = None if result.candidate is None else self._in(result.candidate)
+        self.search.tell(own, replace(result, task_id=own.id, candidate=made))
+        return True
+
+    def surplus(self) -> list[Task]:
+        """See `Search.surplus`."""
+        unwanted = {task.id for task in self.search.surplus()}
+        return [out for out, own in self._flying.values() if own.id in unwanted]
+
+    def all_in_flight(self) -> list[Task]:
+        """Everything of it that is in flight."""
+        return [out for out, _ in self._flying.values()]
+
+    def ranked(self) -> tuple[Candidate, ...]:
+        """The candidates of its outcome, as the outer search has them."""
+        return tuple(map(self.rooted, self.search.best().ranked))
+
+    def rooted(self, candidate: Candidate) -> Candidate:
+        """A candidate of it, as the outer search has it."""
+        return replace(candidate, path=(*self.path, *candidate.path))
+
+    def news(self) -> list[News]:
+        """See `Search.news`."""
+        return [replace(one, data=self._told(one.data)) for one in self.search.news()]
+
+    def shares(self) -> Mapping[str, Share]:
+        """See `Search.shares`; none where a share of the outer search pays for all of it."""
+        return {} if self.share is not None else self.search.shares()
+
+    def _out(self, task: Task) -> Task:
+        share = self.share
+        if isinstance(task, Expand):
+            return replace(
+                task,
+                path=(*self.path, *task.path),
+                parent=None if task.parent is None else self.rooted(task.parent),
+                messages=task.messages or self._messages,
+                share=share or task.share,
+            )
+        if isinstance(task, Grade):
+            return replace(
+                task,
+                candidate=self.rooted(task.candidate),
+                messages=task.messages or self._messages,
+                share=share or task.share,
+            )
+        return replace(task, path=(*self.path, *task.path))
+
+    def _in(self, candidate: Candidate) -> Candidate:
+        return replace(candidate, path=candidate.path[len(self.path) :])
+
+    def _told(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        told = dict(data)
+        if "path" in told:
+            told["path"] = [*self.path, *told["path"]]
+        if "steps" in told:
+            told["steps"] = [
+                {**step, "path": [*self.path, *step["path"]]} for step in told["steps"]
+            ]
+        return told
+
+
+def first_in_turn(searches: Sequence[Inner], room: int) -> list[Task]:
+    """Tasks of several searches, as far as there is room: each in turn gets an equal part of it.
+
+    What one has no use for, those after it get.
+    """
+    tasks: list[Task] = []
+    for place, one in enumerate(searches):
+        left = room - len(tasks)
+        if left < 1:
+            break
+        tasks += one.ask(max(1, left // (len(searches) - place)))
+    return tasks

@@ -1,0 +1,629 @@
+"""A plan as a DAG of steps, each a search of its own (LLMCompiler, arXiv 2312.04511).
+
+The model writes several plans, and the one is kept that is most faithful to the question. A step
+begins as soon as what it needs is there, beside all others that can; its answer is put into those
+that need it, and the last one answers the question. Each has its share of what is left of the
+budget, by how hard it has turned out to be, and one that is unsure gets more while there is more.
+Where a plan comes to an unsure answer, or to none, the next best is followed. Where none can be
+made, the question is searched as it is; where time or budget is nearly up, what steps have found is
+put to the question in one last pass.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Literal
+
+from planner.decompose.plan import SCHEMA, Plan, Step, faithfulness, known_question, read_plan
+from planner.decompose.shares import divide, weight
+from planner.domain import (
+    Candidate,
+    Expand,
+    Finish,
+    Message,
+    News,
+    Outcome,
+    Path,
+    Query,
+    Result,
+    Share,
+    Stopped,
+    Task,
+    derive_seed,
+)
+from planner.prompts import asked, conversation, plan_messages
+from planner.search.base import Search, Setup
+from planner.search.inner import Inner, Recipe, first_in_turn
+
+DRAFTS = 8
+"""Plans that are written at most."""
+DRAFTING = 0.4
+"""The part of the tokens that plans may take."""
+PLAN_TOKENS = 1024
+_PLAN_LENGTH = 2.5
+"""A plan is likely to be so many times as long as the question."""
+_PLAN_TEMPERATURE = 0.5
+ATTEMPTS = 2
+"""Plans that are followed at most: the best, and where that leaves it unsure, the next."""
+UNSURE = 0.5
+"""A step or a plan with less confidence than this is unsure."""
+
+_DRAFT, _WHOLE, _PLANS = 0, 1, 2
+"""The first branch of a node: a plan's text, the question as it is, or the first plan followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a step came to: the candidates of its outcome, best first, each with its answer."""
+
+    step: Step
+    question: str
+    outcome: Outcome
+    ranked: tuple[Candidate, ...]
+
+    @property
+    def answer(self) -> str | None:
+        return self.outcome.answer
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One plan being followed. `branch` is the node that it lies under."""
+
+    plan: Plan
+    branch: int
+    worth: float
+    """How faithful the plan is to the question, in [0, 1]."""
+    running: dict[str, Inner] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)
+    """The question of each step that was begun, with the answers put in."""
+    allotted: dict[str, int] = field(default_factory=dict)
+    """The candidates that each of them may take."""
+    answered: dict[str, Answered] = field(default_factory=dict)
+    failed: bool = False
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """The answers there are, by step."""
+        return {name: one.answer for name, one in self.answered.items() if one.answer is not None}
+
+    @property
+    def last(self) -> Answered | None:
+        """What the last step came to, where it has an answer."""
+        found = self.answered.get(self.plan.last.id)
+        return found if found is not None and found.answer is not None else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to an answer, or a step of it to none."""
+        return self.failed or self.last is not None
+
+    @property
+    def confidence(self) -> float:
+        """How likely all its steps are right, as far as they have come."""
+        return prod(one.outcome.confidence for one in self.answered.values())
+
+
+class PlanSearch(Search):
+    """Plans, and follows the best. `inner` makes the search of each step."""
+
+    def __init__(self, setup: Setup, inner: Recipe) -> None:
+        super().__init__(setup)
+        self._inner = inner
+        self._logprobs = inner.make(replace(setup, candidates=1)).needs_logprobs
+        self._drafts: dict[str, Expand] = {}
+        """Plans that are being written."""
+        self._written: list[Candidate] = []
+        self._plans: list[tuple[float, Plan]] = []
+        """Plans that can be followed, the best first."""
+        self._attempts: list[Attempt] = []
+        self._whole: list[Inner] = []
+        """Searches of the question as it is: beside the plan, after it, or in its place."""
+        self._inners: list[Inner] = []
+        """All searches inside, those that have ended too."""
+        self._dropped: set[int] = set()
+        """Of these, by their place, those that nothing is wanted of any more."""
+        self._waiting: deque[Expand] = deque()
+        self._news: list[News] = []
+        self._notes: list[str] = []
+        self._shares: dict[str, Share] = {}
+        self._spent = 0
+        """Completion tokens of all that was told."""
+        self._over = False
+        self._hurried = False
+        self._plan()
+
+    # The contract
+
+    @property
+    def needs_logprobs(self) -> bool:
+        return self._logprobs
+
+    def ask(self, room: int) -> Sequence[Task]:
+        if self._over:
+            return []
+        tasks: list[Task] = []
+        while self._waiting and len(tasks) < room:
+            draft = self._waiting.popleft()
+            self._drafts[draft.id] = draft
+            tasks.append(draft)
+        return [*tasks, *first_in_turn(self._live(), room - len(tasks))]
+
+    def tell(self, task: Task, result: Result) -> None:
+        if self._drafts.pop(task.id, None) is not None:
+            self._spent += result.cost.completion_tokens
+            self._tell_draft(result)
+        else:
+            teller = next((one for one in self._inners if one.tell(task, result)), None)
+            if teller is None:
+                return
+            self._spent += result.cost.completion_tokens
+        self._go_on()
+
+    def surplus(self) -> Sequence[Task]:
+        if self._over:
+            everything = [task for one in self._inners for task in one.all_in_flight()]
+            return [*self._drafts.values(), *everything]
+        unwanted: list[Task] = list(self._drafts.values()) if self._hurried else []
+        for place, one in enumerate(self._inners):
+            unwanted += one.all_in_flight() if place in self._dropped else one.surplus()
+        return unwanted
+
+    @property
+    def done(self) -> bool:
+        return self._over
+
+    @property
+    def stopped(self) -> Stopped | None:
+        if not self._over:
+            return None
+        if not self._attempts and len(self._whole) == 1:
+            return self._whole[0].search.stopped or Stopped.COMPLETE
+        return Stopped.COMPLETE
+
+    def best(self) -> Outcome:
+        outcome = self._planned() or self._unplanned() or self._unfinished()
+        notes = dict.fromkeys((*self._notes, *outcome.notes))
+        return replace(outcome, stopped=self.stopped, notes=tuple(notes))
+
+    def progress(self) -> tuple[int, int]:
+        finished = sum(one.search.progress()[0] for one in self._inners)
+        return finished, max(finished, self.setup.candidates)
+
+    def shares(self) -> Mapping[str, Share]:
+        return {} if self._over else self._shares
+
+    def news(self) -> Sequence[News]:
+        told, self._news = self._news, []
+        return [*told, *(news for one in self._inners for news in one.news())]
+
+    def hurry(self) -> None:
+        if self._over or self._hurried:
+            return
+        self._hurried = True
+        self._waiting.clear()
+        if self._planned() is not None or (not self._attempts and self._fallback):
+            self._go_on()
+            return
+        for attempt in self._attempts:
+            self._drop(attempt)
+        self._last_pass("Time was nearly up")
+        self._go_on()
+
+    # Planning
+
+    @property
+    def _fallback(self) -> bool:
+        """Whether the question is searched as it is, in the place of a plan."""
+        return not self._plans and not self._drafts and not self._waiting and bool(self._whole)
+
+    def _plan(self) -> None:
+        """Have plans written, if they can be afforded; beside them, where time is short, an
+        answer.
+        """
+        count = self._drafts_wanted()
+        if count == 0:
+            self._search_whole("The budget is too small for a plan.")
+            return
+        if self.setup.timed and self.setup.candidates > 2:
+            # Whatever becomes of the plan, there is an answer to give when time is up.
+            self._begin_whole(self.setup.query, 1)
+        messages = asked(plan_messages(conversation(self.setup.query.messages)))
+        length = PLAN_TOKENS
+        if self.setup.context is not None:
+            length = max(1, min(length, self.setup.context // 2))
+        for place in range(count):
+            self._waiting.append(
+                Expand(
+                    (_DRAFT, place),
+                    messages=messages,
+                    counts=False,
+                    max_tokens=length,
+                    temperature=_PLAN_TEMPERATURE,
+                    schema=SCHEMA,
+                )
+            )
+
+    def _drafts_wanted(self) -> int:
+        """How many plans to write: as many as a part of the budget pays for."""
+        setup = self.setup
+        if setup.candidates < 3:
+            return 0
+        wanted = max(1, min(DRAFTS, setup.candidates // 2))
+        if setup.tokens is None:
+            return wanted
+        likely = max(1, round(_PLAN_LENGTH * (setup.prompt or setup.likely or 1)))
+        if setup.tokens < likely + 2 * (setup.likely or 1):
+            return 0
+        return max(1, min(wanted, int(DRAFTING * setup.tokens / likely)))
+
+    def _tell_draft(self, result: Result) -> None:
+        made = result.candidate
+        if made is not None and result.status == "done":
+            self._written.append(made)
+        if self._drafts or self._waiting or self._hurried:
+            return
+        question = self._question()
+        read = [(draft, read_plan(draft.text, question)) for draft in self._written]
+        found = {
+            plan.steps: (faithfulness(plan, question), draft.path, plan)
+            for draft, plan in sorted(read, key=lambda one: one[0].path, reverse=True)
+            if plan is not None and self._usable(plan)
+        }
+        ranked = sorted(found.values(), key=lambda one: (-one[0], one[1]))
+        self._plans = [(worth, plan) for worth, _, plan in ranked]
+        if not self._plans:
+            count = len(self._written)
+            self._search_whole(f"None of {count} plans could be followed." if count else "No plan.")
+            return
+        self._attempt()
+
+    def _usable(self, plan: Plan) -> bool:
+        """Whether a plan splits the question at all, and into no more than there is for."""
+        return 2 <= len(plan.steps) <= self._candidates_left()
+
+    def _question(self) -> str:
+        """What the last message asks."""
+        return self.setup.query.messages[-1].content if self.setup.query.messages else ""
+
+    def _attempt(self) -> None:
+        """Follow the next best plan."""
+        worth, plan = self._plans.pop(0)
+        attempt = Attempt(plan, _PLANS + len(self._attempts), worth)
+        self._attempts.append(attempt)
+        steps = [
+            {
+                "id": step.id,
+                "question": step.question,
+                "needs": list(step.needs),
+                "path": [attempt.branch, place],
+            }
+            for place, step in enumerate(plan.steps)
+        ]
+        notes = [f"{worth:.0%} of the question's numbers and names are in it.", *plan.notes]
+        if self._plans:
+            notes.append(f"The best of {len(self._plans) + 1} that could be followed.")
+        self._tell("planned", path=[attempt.branch], steps=steps, notes=notes)
+
+    # Following
+
+    def _live(self) -> list[Inner]:
+        """The searches inside that go on, in the order in which they were begun."""
+        return [
+            one
+            for place, one in enumerate(self._inners)
+            if place not in self._dropped and not one.search.done
+        ]
+
+    def _go_on(self) -> None:
+        """After each tell: end what has ended, begin what can begin, see whether it is over."""
+        if self._over:
+            return
+        while self._attempts and not self._hurried and self._follow(self._attempts[-1]):
+            pass
+        if self._hurried or (self._attempts and self._attempts[-1].failed) or not self._attempts:
+            self._over = self._nothing_more()
+
+    def _nothing_more(self) -> bool:
+        """Whether there is neither a plan to come nor a search of the whole question."""
+        if (self._drafts or self._waiting) and not self._hurried:
+            return False
+        return not self._live()
+
+    def _follow(self, attempt: Attempt) -> bool:
+        """Take a plan as far as it goes now; whether another was begun instead."""
+        if attempt.failed:
+            return False
+        changed = False
+        for name, inner in list(attempt.running.items()):
+            if inner.search.done and not self._widened(attempt, name, inner):
+                self._end_step(attempt, name, inner)
+                changed = True
+        if attempt.ended:
+            return self._end_attempt(attempt)
+        for step in attempt.plan.ready(attempt.answered):
+            if step.id not in attempt.running:
+                self._begin_step(attempt, step)
+                changed = True
+        if changed:
+            self._share_out()
+        return False
+
+    def _begin_step(self, attempt: Attempt, step: Step) -> None:
+        question = step.fill(attempt.answers)
+        attempt.asked[step.id] = question
+        path = (attempt.branch, attempt.plan.steps.index(step))
+        query = self._query(attempt, step, question, path)
+        candidates = self._allot(attempt, step.id)
+        attempt.allotted[step.id] = candidates
+        share = f"{attempt.branch - _PLANS}.{step.id}"
+        tokens = self._divide_tokens(attempt).get(step.id)
+        part = len(question) / max(1, len(self._question()))
+        likely = self.setup.likely and max(8, round(self.setup.likely * min(1.0, part)))
+        setup = replace(
+            self.setup, query=query, candidates=candidates, tokens=tokens, likely=likely
+        )
+        inner = Inner(self._inner.make(setup), path, query=query, share=share)
+        self._inners.append(inner)
+        attempt.running[step.id] = inner
+        self._tell_step(attempt, step.id, "begun", inner)
+
+    def _query(self, attempt: Attempt, step: Step, question: str, path: Path) -> Query:
+        """What is asked of the search in a step: its question, alone, after the instructions."""
+        query = self.setup.query
+        given = tuple(one for one in query.messages if one.role == "system")
+        return replace(
+            query,
+            messages=(*given, Message("user", question)),
+            seed=derive_seed(query.seed, path),
+            code=query.code if step is attempt.plan.last else None,
+        )
+
+    def _widened(self, attempt: Attempt, name: str, inner: Inner) -> bool:
+        """Have a step go on that came out unsure, if it can and there is more to be had."""
+        outcome = inner.search.best()
+        spare = self._candidates_left() - self._unbegun(attempt)
+        more = min(spare, attempt.allotted[name])
+        if outcome.confidence >= UNSURE or more < 1:
+            return False
+        if not inner.search.widen(attempt.allotted[name] + more):
+            return False
+        attempt.allotted[name] += more
+        self._tell_step(attempt, name, "again", inner)
+        self._share_out()
+        return not inner.search.done
+
+    def _end_step(self, attempt: Attempt, name: str, inner: Inner) -> None:
+        del attempt.running[name]
+        step = next(step for step in attempt.plan.steps if step.id == name)
+        outcome = inner.search.best()
+        attempt.allotted[name] = inner.candidates
+        attempt.answered[name] = Answered(step, attempt.asked[name], outcome, inner.ranked())
+        self._drop_inner(inner)
+        self._tell_step(attempt, name, "ended", inner)
+        if outcome.answer is None:
+            attempt.failed = True
+
+    def _end_attempt(self, attempt: Attempt) -> bool:
+        """A plan has come to its end: follow another, put it together, or be done."""
+        self._drop(attempt)
+        unsure = attempt.last is None or attempt.confidence < UNSURE
+        if unsure and self._another_affordable(attempt):
+            self._attempt()
+            return True
+        if any(one.last is not None for one in self._attempts):
+            self._over = True
+        else:
+            attempt.failed = True
+            self._last_pass("A step of the plan came to no answer")
+        return False
+
+    def _another_affordable(self, attempt: Attempt) -> bool:
+        """Whether there is another plan, and as much left for it as this one took."""
+        if not self._plans or len(self._attempts) >= ATTEMPTS:
+            return False
+        if len(self._plans[0][1].steps) > self._candidates_left():
+            return False
+        taken = sum(
+            one.cost.completion_tokens
+            for one in self._inners
+            if one.share is not None and one.path[0] == attempt.branch
+        )
+        left = self._tokens_left()
+        return left is None or left >= taken > 0
+
+    def _drop(self, attempt: Attempt) -> None:
+        """Have nothing more of a plan."""
+        for inner in attempt.running.values():
+            self._drop_inner(inner)
+        attempt.running.clear()
+        self._share_out()
+
+    def _drop_inner(self, inner: Inner) -> None:
+        self._dropped.add(self._inners.index(inner))
+
+    # The question as it is
+
+    def _search_whole(self, note: str) -> None:
+        """Search the question as it is, in the place of a plan."""
+        self._notes.append(note)
+        self._tell("planned", path=[_WHOLE], steps=[], notes=[note])
+        self._begin_whole(self.setup.query, max(1, self._candidates_left(kept=False)))
+
+    def _begin_whole(self, query: Query, candidates: int) -> None:
+        path = (_WHOLE, len(self._whole))
+        setup = replace(self.setup, query=query, candidates=candidates)
+        own = None if query is self.setup.query else query
+        inner = Inner(self._inner.make(setup), path, query=own)
+        self._whole.append(inner)
+        self._inners.append(inner)
+
+    def _last_pass(self, why: str) -> None:
+        """Answer the question in one pass from what its steps have found."""
+        facts = [
+            (one.question, one.answer)
+            for attempt in self._attempts[-1:]
+            for one in attempt.answered.values()
+            if one.answer is not None
+        ]
+        if not facts and self._whole:
+            return  # the question as it is has been asked already
+        if self._candidates_left(kept=False) < 1:
+            return
+        self._notes.append(f"{why}, so the question was answered from what was known.")
+        query = self.setup.query
+        *before, last = query.messages
+        asking = replace(last, content=known_question(last.content, facts))
+        self._begin_whole(replace(query, messages=(*before, asking)), 1)
+
+    # Shares
+
+    def _candidates_left(self, *, kept: bool = True) -> int:
+        """The candidates that nothing has been allotted yet; one is `kept` for a last pass."""
+        taken = sum(sum(attempt.allotted.values()) for attempt in self._attempts)
+        taken += sum(max(one.search.setup.candidates, one.candidates) for one in self._whole)
+        return self.setup.candidates - taken - (1 if kept else 0)
+
+    def _unbegun(self, attempt: Attempt) -> int:
+        return sum(step.id not in attempt.asked for step in attempt.plan.steps)
+
+    def _weights(self, attempt: Attempt) -> dict[str, float]:
+        """Of all steps that haven't ended, how much of what is left each should have."""
+        weights = {}
+        for step in attempt.plan.steps:
+            if step.id in attempt.answered:
+                continue
+            inner = attempt.running.get(step.id)
+            begun = inner is not None and inner.search.progress()[0] > 0
+            unsure = 1.0 - inner.search.best().confidence if inner is not None and begun else None
+            weights[step.id] = weight(attempt.asked.get(step.id, step.question), unsure)
+        return weights
+
+    def _allot(self, attempt: Attempt, name: str) -> int:
+        """The candidates for a step that is about to begin: its part of those that are left."""
+        weights = self._weights(attempt)
+        unbegun = {one: weights[one] for one in weights if one not in attempt.allotted}
+        return max(1, divide(max(0, self._candidates_left()), unbegun)[name])
+
+    def _tokens_left(self) -> int | None:
+        """The tokens that nothing was spent of yet, less what a last pass is likely to take."""
+        if self.setup.tokens is None:
+            return None
+        return max(0, self.setup.tokens - self._spent - (self.setup.likely or 0))
+
+    def _divide_tokens(self, attempt: Attempt) -> dict[str, int]:
+        """What each step that hasn't ended may spend from now on; nothing without a limit."""
+        left = self._tokens_left()
+        return {} if left is None else divide(left, self._weights(attempt))
+
+    def _share_out(self) -> None:
+        """Settle anew what each running step may spend in all."""
+        self._shares = {}
+        if not self._attempts:
+            return
+        attempt, whole = self._attempts[-1], self.setup
+        tokens = self._divide_tokens(attempt)
+        for name, inner in attempt.running.items():
+            candidates = attempt.allotted[name]
+            if whole.tokens is None:
+                share = Share(None, candidates, candidates / whole.candidates)
+            else:
+                most = inner.cost.completion_tokens + tokens[name]
+                share = Share(most, candidates, min(1.0, most / whole.tokens))
+            self._shares[inner.share or ""] = share
+
+    # What it comes to
+
+    def _planned(self) -> Outcome | None:
+        """The outcome of the plans that have come to an answer."""
+        ended = [one for one in self._attempts if one.last is not None]
+        if not ended:
+            return None
+        first = max(ended, key=lambda one: (one.worth * one.confidence, -one.branch))
+        last = first.last
+        if last is None:
+            return None
+        same = [one for one in ended if one.last and one.last.answer == last.answer]
+        # Plans that agree are so many reasons to believe it.
+        doubt = prod(1.0 - one.confidence for one in same)
+        told = self._told(first)
+        ranked = tuple(_joined(told, candidate) for candidate in last.ranked)
+        confidence = (1.0 - doubt) * len(same) / len(ended)
+        return replace(last.outcome, ranked=ranked, confidence=confidence)
+
+    def _told(self, attempt: Attempt) -> list[Answered]:
+        """What came before the last step, in the order of the plan."""
+        return [
+            attempt.answered[step.id]
+            for step in attempt.plan.steps[:-1]
+            if step.id in attempt.answered
+        ]
+
+    def _unplanned(self) -> Outcome | None:
+        """The outcome of the question as it is, of the latest search of it with an answer."""
+        found = [(one, one.search.best()) for one in self._whole]
+        found = [(one, outcome) for one, outcome in found if outcome.ranked]
+        if not found:
+            return None
+        ended = [pair for pair in found if pair[1].ranked[0].finished]
+        answering = [pair for pair in ended if pair[1].answer is not None]
+        inner, outcome = (answering or ended or found)[-1]
+        return replace(outcome, ranked=tuple(map(inner.rooted, outcome.ranked)))
+
+    def _unfinished(self) -> Outcome:
+        """As far as the latest plan has come."""
+        selector = self.setup.selector.name
+        for attempt in reversed(self._attempts):
+            told = [one for one in self._told(attempt) if one.ranked]
+            going = [inner.ranked() for inner in attempt.running.values()]
+            failed = attempt.answered.get(attempt.plan.last.id)
+            here = [ranked[0] for ranked in (failed.ranked if failed else (), *going) if ranked]
+            if not told and not here:
+                continue
+            last = here[0] if here else told.pop().ranked[0]
+            partial = replace(_joined(told, last), answer=None, finish=Finish.CANCELLED)
+            note = "The plan didn't come to its end; this is what was found until then."
+            return Outcome((partial,), selector=selector, notes=(note,))
+        return Outcome(selector=selector)
+
+    # What it says
+
+    def _tell(self, kind: Literal["planned", "step"], **data: Any) -> None:
+        self._news.append(News(kind, data))
+
+    def _tell_step(self, attempt: Attempt, name: str, state: str, inner: Inner) -> None:
+        """Say how a step stands."""
+        answered = attempt.answered.get(name)
+        ended = (
+            {}
+            if answered is None
+            else {
+                "answer": answered.answer,
+                "confidence": answered.outcome.confidence,
+                "stopped": answered.outcome.stopped,
+            }
+        )
+        share = self._shares.get(inner.share or "")
+        self._tell(
+            "step",
+            path=list(inner.path),
+            id=name,
+            state=state,
+            question=attempt.asked[name],
+            strategy=self._inner.name,
+            candidates=attempt.allotted[name],
+            tokens=inner.cost.completion_tokens,
+            share=None if share is None else share.completion_tokens,
+            **ended,
+        )
+
+
+def _joined(before: Sequence[Answered], last: Candidate) -> Candidate:
+    """A candidate of the last step with the work of those before it."""
+    parts = [(one.question, one.ranked[0]) for one in before if one.ranked]
+    text = "\n\n".join([*(f"{question}\n{one.text.strip()}" for question, one in parts), last.text])
+    token_ids = tuple(token for _, one in parts for token in one.token_ids) + last.token_ids
+    return replace(last, text=text, token_ids=token_ids)
