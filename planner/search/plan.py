@@ -574,17 +574,16 @@ class PlanSearch(Search):
         return replace(outcome, ranked=tuple(map(inner.rooted, outcome.ranked)))
 
     def _unfinished(self) -> Outcome:
-        """As far as the latest plan has come."""
+        """As far as the latest plan has come, or the one before."""
         selector = self.setup.selector.name
         for attempt in reversed(self._attempts):
             told = [one for one in self._told(attempt) if one.ranked]
-            going = [inner.ranked() for inner in attempt.running.values()]
-            failed = attempt.answered.get(attempt.plan.last.id)
-            here = [ranked[0] for ranked in (failed.ranked if failed else (), *going) if ranked]
-            if not told and not here:
+            under = [one for one in self._inners if one.path[0] == attempt.branch]
+            here = [ranked[0] for one in reversed(under) if (ranked := one.ranked())]
+            if not here:
                 continue
-            last = here[0] if here else told.pop().ranked[0]
-            partial = replace(_joined(told, last), answer=None, finish=Finish.CANCELLED)
+            before = [one for one in told if one.ranked[0] != here[0]]
+            partial = replace(_joined(before, here[0]), answer=None, finish=Finish.CANCELLED)
             note = "The plan didn't come to its end; this is what was found until then."
             return Outcome((partial,), selector=selector, notes=(note,))
         return Outcome(selector=selector)
