@@ -25,7 +25,8 @@ _OPENING = 32
 _PLACE = re.compile(r"\$\{?(\w+)\}?")
 _ID = re.compile(r"\w{1,32}")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_NAME = re.compile(r"(?<!^)(?<![.?!:]\s)(?<!\w)[A-Z]\w+")
+_CAPITAL = re.compile(r"\b[A-Z]\w+")
+_NAME = re.compile(r"(?<=[^.?!:\s]\s)[A-Z]\w+")
 
 SCHEMA = json.dumps(
     {
@@ -135,8 +136,17 @@ def faithfulness(plan: Plan, question: str) -> float:
     """
     told = " ".join(_PLACE.sub(" ", step.question) for step in plan.steps)
     numbers = _overlap(Counter(_NUMBER.findall(question)), Counter(_NUMBER.findall(told)))
-    names = _overlap(Counter(set(_NAME.findall(question))), Counter(set(_NAME.findall(told))))
-    return numbers * (0.75 + 0.25 * names)
+    return numbers * (0.75 + 0.25 * _names_kept(question, told))
+
+
+def _names_kept(question: str, told: str) -> float:
+    """The share of names that the other text has, too; what begins a sentence may be no name."""
+    missing = names = 0
+    for one, other in ((question, told), (told, question)):
+        found, there = set(_NAME.findall(one)), set(_CAPITAL.findall(other))
+        names += len(found)
+        missing += len(found - there)
+    return 1.0 - missing / names if names else 1.0
 
 
 def _overlap(one: Counter[str], other: Counter[str]) -> float:

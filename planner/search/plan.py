@@ -337,19 +337,14 @@ class PlanSearch(Search):
         """Take a plan as far as it goes now; whether another was begun instead."""
         if attempt.failed:
             return False
-        changed = False
         for name, inner in list(attempt.running.items()):
             if inner.search.done and not self._widened(attempt, name, inner):
                 self._end_step(attempt, name, inner)
-                changed = True
         if attempt.ended:
             return self._end_attempt(attempt)
         for step in attempt.plan.ready(attempt.answered):
             if step.id not in attempt.running:
                 self._begin_step(attempt, step)
-                changed = True
-        if changed:
-            self._share_out()
         return False
 
     def _begin_step(self, attempt: Attempt, step: Step) -> None:
@@ -369,6 +364,7 @@ class PlanSearch(Search):
         inner = Inner(self._inner.make(setup), path, query=query, share=share)
         self._inners.append(inner)
         attempt.running[step.id] = inner
+        self._share_out()
         self._tell_step(attempt, step.id, "begun", inner)
 
     def _query(self, attempt: Attempt, step: Step, question: str, path: Path) -> Query:
@@ -392,8 +388,8 @@ class PlanSearch(Search):
         if not inner.search.widen(attempt.allotted[name] + more):
             return False
         attempt.allotted[name] += more
-        self._tell_step(attempt, name, "again", inner)
         self._share_out()
+        self._tell_step(attempt, name, "again", inner)
         return not inner.search.done
 
     def _end_step(self, attempt: Attempt, name: str, inner: Inner) -> None:
@@ -403,6 +399,7 @@ class PlanSearch(Search):
         attempt.allotted[name] = inner.candidates
         attempt.answered[name] = Answered(step, attempt.asked[name], outcome, inner.ranked())
         self._drop_inner(inner)
+        self._share_out()
         self._tell_step(attempt, name, "ended", inner)
         if outcome.answer is None:
             attempt.failed = True

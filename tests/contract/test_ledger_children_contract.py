@@ -69,6 +69,47 @@ async def test_closing_a_child_gives_back_the_rest(ledger: Ledger) -> None:
         assert parent.held == Cost()
 
 
+async def test_a_child_is_resized_within_its_parent(ledger: Ledger) -> None:
+    """It gets what its parent has left at most, and gives back what it neither spent nor holds."""
+    await ledger.open("r", Budget(completion_tokens=20))
+    await ledger.open("r/x", Budget(completion_tokens=0), parent="r")
+    await ledger.open("r/y", Budget(completion_tokens=5), parent="r")
+    for _ in range(2):
+        account = await ledger.resize("r/x", Budget(completion_tokens=40))
+        assert account.limits == Budget(completion_tokens=15)
+        assert (await ledger.account("r")).held == tokens(20)
+    await ledger.commit("r/x", (Commit("a", tokens(3)),))
+    assert await hold(ledger, "r/x", "b", tokens(4))
+    assert (await ledger.resize("r/x", Budget(completion_tokens=1))).limits.completion_tokens == 7
+    assert (await ledger.account("r")).held == tokens(12)
+    assert (await ledger.resize("r/y", Budget(completion_tokens=9))).limits.completion_tokens == 9
+    assert not await hold(ledger, "r/x", "c", tokens(1))
+    await ledger.close("r/x")
+    parent = await ledger.account("r")
+    assert (parent.spent, parent.held) == (tokens(3), tokens(9))
+
+
+async def test_a_child_without_a_limit_stays_so_when_resized(ledger: Ledger) -> None:
+    """Only what a child is limited in is resized."""
+    await ledger.open("r", Budget())
+    await ledger.open("r/x", Budget(candidates=1), parent="r")
+    account = await ledger.resize("r/x", Budget(candidates=3, completion_tokens=5))
+    assert account.limits == Budget(candidates=3)
+    assert await hold(ledger, "r/x", "a", Cost(completion_tokens=50, candidates=3))
+
+
+async def test_only_an_open_child_is_resized(ledger: Ledger) -> None:
+    """A request's own limits are what was asked for; a child that has ended has none to change."""
+    await ledger.open("r", Budget(completion_tokens=20))
+    with pytest.raises(BudgetConflict):
+        await ledger.resize("r", Budget(completion_tokens=30))
+    await ledger.open("r/x", Budget(completion_tokens=5), parent="r")
+    await ledger.close("r/x")
+    await ledger.resize("r/x", Budget(completion_tokens=9))
+    assert not await hold(ledger, "r/x", "a", tokens(1))
+    assert (await ledger.account("r")).held == Cost()
+
+
 async def test_a_late_cost_of_a_closed_child_reaches_its_parents(ledger: Ledger) -> None:
     """A commit after the child was closed is charged all the way up, as far as it is closed."""
     await ledger.open("r", Budget(completion_tokens=10))

@@ -1,0 +1,181 @@
+"""Plans on a real ledger: every step has a budget of its own, and all of them no more than one."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from planner.domain import Budget, Message, Query, Sampling, Stopped
+from planner.effort import Options
+from services.driver import Manner
+from services.trace import Event, Kind
+from tests.integration.reasoning_bench import PRICES, Bench
+from workers.fake import FakePool, Fault, Script
+from workers.messages import Generate
+
+QUESTION = "Anna has 3 pens and buys 4. Ben has 5 pens and buys 6. How many have both?"
+QUERY = Query((Message("user", QUESTION),), Sampling(max_tokens=400), seed=3)
+STEPS = [
+    {"id": "a", "question": "Anna has 3 pens and buys 4. How many has Anna?", "needs": []},
+    {"id": "b", "question": "Ben has 5 pens and buys 6. How many has Ben?", "needs": []},
+    {"id": "c", "question": "Anna has $a and Ben $b. How many have both?", "needs": ["a", "b"]},
+]
+ANSWERS = {"How many has Anna?": 7, "How many has Ben?": 11, "Anna has 7 and Ben 11.": 18}
+
+
+def solve(call: Generate) -> Script:
+    """A plan where one is asked for, and a right answer to each of its questions."""
+    if call.schema is not None:
+        return Script(json.dumps({"steps": STEPS}))
+    prompt = bytes(call.prompt_ids).decode()
+    found = next((a for words, a in ANSWERS.items() if words in prompt), 1)
+    return Script(f"it is {found}\n#### {found}")
+
+
+def events_of(events: list[Event], kind: Kind, **wanted: object) -> list[dict[str, object]]:
+    """What events of one kind say that have these values."""
+    found = [dict(event.data) for event in events if event.kind is kind]
+    return [one for one in found if all(one[name] == value for name, value in wanted.items())]
+
+
+async def test_a_plan_is_followed_to_its_answer(redis_client: Redis) -> None:
+    """Steps are asked with the answers they need put in, and the reply shows the work of all."""
+    bench = Bench(redis_client, FakePool(solve))
+    reply, events = await bench.ask(Options(strategy="plan", budget=Budget(candidates=24)), QUERY)
+    assert reply.outcome.answer == "18"
+    assert reply.outcome.best is not None
+    text = reply.outcome.best.text
+    assert text.index("it is 7") < text.index("it is 11") < text.index("it is 18")
+    (planned,) = events_of(events, Kind.PLANNED)
+    assert [step["id"] for step in planned["steps"]] == ["a", "b", "c"]  # type: ignore[attr-defined]
+    begun = events_of(events, Kind.STEP, state="begun")
+    assert [step["question"] for step in begun][2] == "Anna has 7 and Ben 11. How many have both?"
+    ended = events_of(events, Kind.STEP, state="ended")
+    assert [step["answer"] for step in ended] == ["7", "11", "18"]
+    completion, prompt = await bench.counted()
+    assert reply.spent.completion_tokens == completion
+    assert reply.spent.prompt_tokens + reply.spent.reward_tokens == prompt
+
+
+async def test_each_step_is_a_budget_under_the_requests(redis_client: Redis) -> None:
+    """All that steps spent is in the ledger's children, and with the plans it is what was spent."""
+    bench = Bench(redis_client, FakePool(solve))
+    budget = Budget(completion_tokens=6000, reward_tokens=9000, micro_usd=90_000, candidates=24)
+    reply, events = await bench.ask(
+        Options(strategy="plan", selector="weighted", budget=budget), QUERY
+    )
+    account = await bench.ledger.account(reply.trace_id)
+    assert account.spent == reply.spent
+    prefix = f"longthink:{{{reply.trace_id}}}:budget:"
+    names = [
+        name.decode().removeprefix(prefix) async for name in redis_client.scan_iter(f"{prefix}*")
+    ]
+    children = [name for name in names if name]
+    assert sorted(name.partition("-")[0] for name in children) == ["0.a", "0.b", "0.c"]
+    spent = [
+        (await bench.ledger.account(f"{reply.trace_id}/{name}")).spent.completion_tokens
+        for name in children
+    ]
+    drafts = sum(
+        event.data["cost"]["completion_tokens"]
+        for event in events
+        if event.kind is Kind.TOLD and event.data["id"].startswith("expand:0.")
+    )
+    assert min(spent) > 0
+    assert sum(spent) + drafts == reply.spent.completion_tokens
+
+
+async def test_what_a_step_leaves_goes_to_those_still_running(redis_client: Redis) -> None:
+    """A step that needs far more than its part gets what the others didn't take."""
+
+    def script(call: Generate) -> Script:
+        made = solve(call)
+        if call.schema is None and "How many has Ben?" in bytes(call.prompt_ids).decode():
+            text = "long thought " * 24 + made.text
+            return Script(text[len(text) - _left(call, text) :])
+        return made
+
+    bench = Bench(redis_client, FakePool(script))
+    budget = Budget(completion_tokens=2700, candidates=9)
+    reply, events = await bench.ask(Options(strategy="plan", budget=budget), QUERY)
+    assert reply.outcome.answer == "18"
+    (begun,) = events_of(events, Kind.STEP, id="b", state="begun")
+    (ended,) = events_of(events, Kind.STEP, id="b", state="ended")
+    assert ended["tokens"] > begun["share"]  # type: ignore[operator]
+    assert reply.spent.completion_tokens <= 2700
+
+
+def _left(call: Generate, text: str) -> int:
+    """How much of a text is yet to be written, where it was begun by an earlier call."""
+    prompt = bytes(call.prompt_ids).decode()
+    begun = prompt.find("long thought ")
+    return len(text) - (len(prompt) - begun if begun != -1 else 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_no_plan_overspends_whatever_fails(redis_client: Redis, seed: int) -> None:
+    """Random budgets, random faults: nothing over by one, nothing held, and a reply each time."""
+    dice = random.Random(seed)
+    budget = Budget(
+        completion_tokens=dice.choice([None, dice.randint(50, 4000)]),
+        reward_tokens=dice.choice([None, dice.randint(1, 3000)]),
+        candidates=dice.choice([None, dice.randint(1, 30)]),
+        micro_usd=dice.choice([None, dice.randint(1, 900)]),
+        deadline_seconds=dice.choice([None, 0.05, 5.0]),
+    )
+
+    def script(call: Generate) -> Script:
+        fate = random.Random(f"{seed}/{call.id}").random()
+        fault: Fault | None = "lost" if fate < 0.1 else "failed" if fate < 0.2 else None
+        made = replace(solve(call), fault=fault, seconds=0.002)
+        return replace(made, text=made.text[: dice.randint(1, 200)]) if fate > 0.9 else made
+
+    strategy = dice.choice(["plan", "plan(beam)", "plan(majority@beta:0.9)"])
+    bench = Bench(redis_client, FakePool(script))
+    options = Options(strategy=strategy, selector="weighted", budget=budget)
+    reply, events = await bench.ask(options, QUERY)
+    account = await bench.ledger.account(reply.trace_id)
+    assert account.held.completion_tokens == account.held.candidates == 0
+    assert account.spent == reply.spent
+    for name in ("completion_tokens", "reward_tokens", "candidates", "micro_usd"):
+        limit = getattr(budget, name)
+        assert limit is None or getattr(account.spent, name) <= limit
+    assert events[-1].kind in (Kind.CLOSED, Kind.SETTLED)
+
+
+async def test_steps_that_need_nothing_of_each_other_run_side_by_side(redis_client: Redis) -> None:
+    """Both are sampled before either has ended; what needs them begins when both have."""
+    bench = Bench(redis_client, FakePool(lambda call: replace(solve(call), seconds=0.01)))
+    _, events = await bench.ask(Options(strategy="plan", budget=Budget(candidates=24)), QUERY)
+    said = [(step["id"], step["state"]) for step in events_of(events, Kind.STEP)]
+    assert said[:2] == [("a", "begun"), ("b", "begun")]
+    assert set(said[2:4]) == {("a", "ended"), ("b", "ended")}
+    assert said[4:] == [("c", "begun"), ("c", "ended")]
+
+
+async def test_at_the_deadline_the_question_is_answered_from_what_is_known(
+    redis_client: Redis,
+) -> None:
+    """One step hangs: just in time the rest is asked in one pass, with what the other found."""
+
+    def script(call: Generate) -> Script:
+        prompt = bytes(call.prompt_ids).decode()
+        if call.schema is None and "What is known:" in prompt:
+            assert "How many has Anna? 7" in prompt
+            return Script("so it is 18\n#### 18", seconds=0.05)
+        if call.schema is None and QUESTION in prompt:
+            return Script("", fault="failed")
+        hangs = call.schema is None and "How many has Ben?" in prompt
+        return replace(solve(call), fault="hang" if hangs else None)
+
+    bench = Bench(redis_client, FakePool(script), manner=Manner(prices=PRICES, late_seconds=1.0))
+    budget = Budget(candidates=24, deadline_seconds=1.0)
+    reply, events = await bench.ask(Options(strategy="plan", budget=budget), QUERY)
+    assert reply.outcome.answer == "18"
+    assert reply.outcome.stopped is Stopped.DEADLINE
+    assert events_of(events, Kind.HURRIED)
+    assert any("from what was known" in note for note in reply.outcome.notes)
