@@ -21,6 +21,10 @@ Split this into smaller questions that can each be answered alone. Reply with JS
 step, write $ and its id in the question and list its id in needs. The last step must answer \
 the whole question."""
 
+CONTRACT = """\
+Write this question anew as a shorter one with the same answer, in which what is known is given. \
+Reply with the new question only."""
+
 REFINE = "These attempts may be wrong. Check every step, then write the right solution in full."
 
 JUDGE = 'Which attempt is right? Reply with its number, as "Best: 1".'
@@ -35,6 +39,11 @@ _NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]\d)")
 def plan_messages(conversation: Sequence[Mapping[str, str]]) -> list[Message]:
     """Ask for the conversation's question as a JSON plan of sub-questions."""
     return _asking(conversation, PLAN)
+
+
+def contract_messages(conversation: Sequence[Mapping[str, str]]) -> list[Message]:
+    """Ask for the conversation's question with what is known put into it (Atom of Thoughts)."""
+    return _asking(conversation, CONTRACT)
 
 
 def refine_messages(

@@ -10,6 +10,7 @@ from planner.domain import Query
 from planner.effort import Effort
 from planner.errors import InvalidOption
 from planner.search.ab_mcts import BetaAbMcts, GaussianAbMcts
+from planner.search.atoms import Atoms
 from planner.search.base import Search, Setup
 from planner.search.beam import Beam
 from planner.search.best_of_n import BestOfN
@@ -17,6 +18,7 @@ from planner.search.budget_forcing import BudgetForcing, ThinkingBudgetForcing
 from planner.search.dvts import Dvts
 from planner.search.inner import Recipe
 from planner.search.judged import Judged
+from planner.search.least_to_most import LeastToMost
 from planner.search.majority import Majority
 from planner.search.mcts import Mcts, PuctMcts
 from planner.search.particles import AnnealedParticles, MultinomialParticles, Particles
@@ -52,6 +54,8 @@ STRATEGIES: dict[str, Callable[[Setup], Search]] = {
 
 NESTING: dict[str, Callable[[Setup, Recipe], Search]] = {
     "plan": PlanSearch,
+    "least_to_most": LeastToMost,
+    "atoms": Atoms,
 }
 """Strategies that search inside their steps, by a strategy that stands after them in brackets."""
 

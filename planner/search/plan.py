@@ -114,6 +114,8 @@ class PlanSearch(Search):
         super().__init__(setup)
         self._inner = inner
         self._logprobs = inner.make(replace(setup, candidates=1)).needs_logprobs
+        self._asides = 0
+        """How many plans, and other things that are no answers, were asked for."""
         self._drafts: dict[str, Expand] = {}
         """Plans that are being written."""
         self._written: list[Candidate] = []
@@ -129,6 +131,8 @@ class PlanSearch(Search):
         self._waiting: deque[Expand] = deque()
         self._news: list[News] = []
         self._notes: list[str] = []
+        self._asking = setup.query
+        """What is planned and asked: the query, or what a strategy has made of it since."""
         self._shares: dict[str, Share] = {}
         self._spent = 0
         """Completion tokens of all that was told."""
@@ -221,31 +225,36 @@ class PlanSearch(Search):
         return not self._plans and not self._drafts and not self._waiting and bool(self._whole)
 
     def _plan(self) -> None:
-        """Have plans written, if they can be afforded; beside them, where time is short, an
-        answer.
-        """
+        """Have plans written, if they can be afforded."""
         count = self._drafts_wanted()
         if count == 0:
             self._search_whole("The budget is too small for a plan.")
             return
-        if self.setup.timed and self.setup.candidates > 2:
+        if self.setup.timed and not self._whole:
             # Whatever becomes of the plan, there is an answer to give when time is up.
-            self._begin_whole(self.setup.query, 1)
-        messages = asked(plan_messages(conversation(self.setup.query.messages)))
+            self._begin_whole(self._asking, 1)
+        messages = asked(plan_messages(conversation(self._asking.messages)))
+        for _ in range(count):
+            self._write(messages, _PLAN_TEMPERATURE, schema=SCHEMA)
+
+    def _write(
+        self, messages: tuple[Message, ...], temperature: float, schema: str | None = None
+    ) -> None:
+        """Have something written that is no answer: a plan, say."""
         length = PLAN_TOKENS
         if self.setup.context is not None:
             length = max(1, min(length, self.setup.context // 2))
-        for place in range(count):
-            self._waiting.append(
-                Expand(
-                    (_DRAFT, place),
-                    messages=messages,
-                    counts=False,
-                    max_tokens=length,
-                    temperature=_PLAN_TEMPERATURE,
-                    schema=SCHEMA,
-                )
+        self._waiting.append(
+            Expand(
+                (_DRAFT, self._asides),
+                messages=messages,
+                counts=False,
+                max_tokens=length,
+                temperature=temperature,
+                schema=schema,
             )
+        )
+        self._asides += 1
 
     def _drafts_wanted(self) -> int:
         """How many plans to write: as many as a part of the budget pays for."""
@@ -264,8 +273,11 @@ class PlanSearch(Search):
         made = result.candidate
         if made is not None and result.status == "done":
             self._written.append(made)
-        if self._drafts or self._waiting or self._hurried:
-            return
+        if not (self._drafts or self._waiting or self._hurried):
+            self._choose_plan()
+
+    def _choose_plan(self) -> None:
+        """Once all plans are there, follow the best, or search the question as it is."""
         question = self._question()
         read = [(draft, read_plan(draft.text, question)) for draft in self._written]
         found = {
@@ -273,10 +285,10 @@ class PlanSearch(Search):
             for draft, plan in sorted(read, key=lambda one: one[0].path, reverse=True)
             if plan is not None and self._usable(plan)
         }
+        count, self._written = len(self._written), []
         ranked = sorted(found.values(), key=lambda one: (-one[0], one[1]))
         self._plans = [(worth, plan) for worth, _, plan in ranked]
         if not self._plans:
-            count = len(self._written)
             self._search_whole(f"None of {count} plans could be followed." if count else "No plan.")
             return
         self._attempt()
@@ -287,26 +299,34 @@ class PlanSearch(Search):
 
     def _question(self) -> str:
         """What the last message asks."""
-        return self.setup.query.messages[-1].content if self.setup.query.messages else ""
+        return self._asking.messages[-1].content if self._asking.messages else ""
 
     def _attempt(self) -> None:
         """Follow the next best plan."""
         worth, plan = self._plans.pop(0)
+        plan = self._shaped(plan)
         attempt = Attempt(plan, _PLANS + len(self._attempts), worth)
         self._attempts.append(attempt)
-        steps = [
+        notes = [f"{worth:.0%} of the question's numbers and names are in it.", *plan.notes]
+        if self._plans:
+            notes.append(f"The best of {len(self._plans) + 1} that could be followed.")
+        self._tell("planned", path=[attempt.branch], steps=self._described(attempt), notes=notes)
+
+    def _described(self, attempt: Attempt) -> list[dict[str, Any]]:
+        """The steps of a plan for the trace, each with the node that it lies under."""
+        return [
             {
                 "id": step.id,
                 "question": step.question,
                 "needs": list(step.needs),
                 "path": [attempt.branch, place],
             }
-            for place, step in enumerate(plan.steps)
+            for place, step in enumerate(attempt.plan.steps)
         ]
-        notes = [f"{worth:.0%} of the question's numbers and names are in it.", *plan.notes]
-        if self._plans:
-            notes.append(f"The best of {len(self._plans) + 1} that could be followed.")
-        self._tell("planned", path=[attempt.branch], steps=steps, notes=notes)
+
+    def _shaped(self, plan: Plan) -> Plan:
+        """The plan as it is to be followed."""
+        return plan
 
     # Following
 
@@ -342,10 +362,14 @@ class PlanSearch(Search):
                 self._end_step(attempt, name, inner)
         if attempt.ended:
             return self._end_attempt(attempt)
-        for step in attempt.plan.ready(attempt.answered):
+        for step in self._ready(attempt):
             if step.id not in attempt.running:
                 self._begin_step(attempt, step)
         return False
+
+    def _ready(self, attempt: Attempt) -> Sequence[Step]:
+        """The steps that can be taken now."""
+        return attempt.plan.ready(attempt.answered)
 
     def _begin_step(self, attempt: Attempt, step: Step) -> None:
         question = step.fill(attempt.answers)
@@ -368,15 +392,20 @@ class PlanSearch(Search):
         self._tell_step(attempt, step.id, "begun", inner)
 
     def _query(self, attempt: Attempt, step: Step, question: str, path: Path) -> Query:
-        """What is asked of the search in a step: its question, alone, after the instructions."""
-        query = self.setup.query
+        """What is asked of the search in a step."""
+        query = self._asking
         given = tuple(one for one in query.messages if one.role == "system")
+        told = self._told_before(attempt, step)
         return replace(
             query,
-            messages=(*given, Message("user", question)),
+            messages=(*given, *told, Message("user", question)),
             seed=derive_seed(query.seed, path),
             code=query.code if step is attempt.plan.last else None,
         )
+
+    def _told_before(self, attempt: Attempt, step: Step) -> Sequence[Message]:
+        """What stands in the conversation before a step's question: nothing."""
+        return ()
 
     def _widened(self, attempt: Attempt, name: str, inner: Inner) -> bool:
         """Have a step go on that came out unsure, if it can and there is more to be had."""
@@ -448,7 +477,7 @@ class PlanSearch(Search):
         """Search the question as it is, in the place of a plan."""
         self._notes.append(note)
         self._tell("planned", path=[_WHOLE], steps=[], notes=[note])
-        self._begin_whole(self.setup.query, max(1, self._candidates_left(kept=False)))
+        self._begin_whole(self._asking, max(1, self._candidates_left(kept=False)))
 
     def _begin_whole(self, query: Query, candidates: int) -> None:
         path = (_WHOLE, len(self._whole))
@@ -471,7 +500,7 @@ class PlanSearch(Search):
         if self._candidates_left(kept=False) < 1:
             return
         self._notes.append(f"{why}, so the question was answered from what was known.")
-        query = self.setup.query
+        query = self._asking
         *before, last = query.messages
         asking = replace(last, content=known_question(last.content, facts))
         self._begin_whole(replace(query, messages=(*before, asking)), 1)
