@@ -48,13 +48,16 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "none": Preset("single", "majority", "certain", 1),
-    "minimal": Preset("majority", "weighted", "beta:0.95", 4),
-    "low": Preset("majority", "weighted", "beta:0.95", 8),
-    "medium": Preset("majority", "weighted", "beta:0.95", 16),
-    "high": Preset("majority", "weighted", "beta:0.95", 32),
-    "xhigh": Preset("majority", "weighted", "beta:0.95", 64),
-    "max": Preset("majority", "weighted", "beta:0.95", 128),
+    "minimal": Preset("auto", "weighted", "beta:0.95", 4),
+    "low": Preset("auto", "weighted", "beta:0.95", 8),
+    "medium": Preset("auto", "weighted", "beta:0.95", 16),
+    "high": Preset("auto", "weighted", "beta:0.95", 32),
+    "xhigh": Preset("auto", "weighted", "beta:0.95", 64),
+    "max": Preset("auto", "weighted", "beta:0.95", 128),
 }
+
+_DECIDES = ("auto",)
+"""Strategies that stop by themselves: they have the preset's rule also where they are named."""
 
 _SELECTOR_OF = {"single": "majority", "majority": "majority", "best_of_n": "best"}
 
@@ -76,7 +79,7 @@ def settle(
         )
     preset = presets[word]
     strategy = options.strategy or preset.strategy
-    if options.strategy is None:
+    if options.strategy is None or options.strategy in _DECIDES:
         selector, stop = preset.selector, preset.stop
     else:
         selector, stop = _SELECTOR_OF.get(strategy, preset.selector), "certain"

@@ -32,6 +32,7 @@ from services.api.app import build
 from services.api.limits import Limits
 from services.budget import RedisLedger, connect
 from services.driver import Manner
+from services.outlook import OutlookStore
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
 from services.settings import Settings
@@ -109,6 +110,7 @@ class Edge:
             ),
             presets=settings.presets(),
             default_effort=settings.service.default_effort,
+            outlooks=OutlookStore(self._redis, settings.generator.name),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

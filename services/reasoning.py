@@ -15,8 +15,9 @@ from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable
 from planner.funding import Growths
 from planner.ports import Ledger
-from planner.search import begin
+from planner.search import Search, begin
 from services.driver import Conclusion, Driver, Manner
+from services.outlook import OutlookStore
 from services.purse import Purses
 from services.record import effort_data, query_data
 from services.trace import Kind, Trace, TraceStore
@@ -79,6 +80,7 @@ class Reasoner:
         *,
         presets: Mapping[str, Preset] = PRESETS,
         default_effort: str = "medium",
+        outlooks: OutlookStore | None = None,
     ) -> None:
         self._pool = pool
         self._ledger = ledger
@@ -86,6 +88,7 @@ class Reasoner:
         self._manner = manner
         self._presets = presets
         self._default_effort = default_effort
+        self._outlooks = outlooks
         self._lengths = Growths()
         self._runs: dict[asyncio.Task[None], Run] = {}
 
@@ -117,6 +120,7 @@ class Reasoner:
             "likely": self._lengths.whole.likely(longest),
             "prompt": prompt_tokens,
             "timed": deadline is not None,
+            "outlook": await self._outlook(effort),
         }
         strategy = begin(query, effort, **known)
         account = await self._ledger.open(trace_id, effort.budget)
@@ -142,7 +146,9 @@ class Reasoner:
             stream_tokens=stream_tokens,
         )
         run = Run(trace, effort, driver)
-        task = loop.create_task(self._see_through(trace_id, driver), name=f"run {trace_id}")
+        task = loop.create_task(
+            self._see_through(trace_id, driver, strategy), name=f"run {trace_id}"
+        )
         self._runs[task] = run
         task.add_done_callback(self._runs.pop)
         return run
@@ -157,7 +163,13 @@ class Reasoner:
             task.cancel()
         await self._traces.aclose()
 
-    async def _see_through(self, trace_id: str, driver: Driver) -> None:
+    async def _outlook(self, effort: Effort) -> dict[str, Any] | None:
+        """What past requests have found, for a strategy that decides by it."""
+        if self._outlooks is None or "auto" not in effort.strategy:
+            return None
+        return (await self._outlooks.current()).data()
+
+    async def _see_through(self, trace_id: str, driver: Driver, search: Search) -> None:
         """Run the driver and close its budget, whatever happens.
 
         Who waits for the reply hears of a failure. Nobody waits for this task, so it must not fail
@@ -178,3 +190,5 @@ class Reasoner:
             # Out of reach, the ledger lets the budget lapse by itself.
             with suppress(LedgerUnavailable):
                 await self._ledger.close(trace_id)
+            if self._outlooks is not None:
+                await self._outlooks.learn(search.lessons())

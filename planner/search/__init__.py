@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from planner.domain import Query
 from planner.effort import Effort
 from planner.errors import InvalidOption
+from planner.outlook import Outlook
 from planner.search.ab_mcts import BetaAbMcts, GaussianAbMcts
 from planner.search.atoms import Atoms
+from planner.search.auto import Auto
 from planner.search.base import Search, Setup
 from planner.search.beam import Beam
 from planner.search.best_of_n import BestOfN
@@ -68,6 +71,21 @@ def _nested(name: str) -> Callable[[Setup], Search]:
 
 
 STRATEGIES.update((name, _nested(name)) for name in NESTING)
+
+
+def _auto(setup: Setup) -> Search:
+    return Auto(setup, {way: _inside(name, 2) for way, name in AUTO.items()})
+
+
+AUTO: dict[str, str] = {
+    "probe": "majority",
+    "tree": "particles",
+    "decompose": "plan",
+    "judge": "best_of_n/judge@none",
+}
+"""What `auto` decides between."""
+
+STRATEGIES["auto"] = _auto
 
 _DEEPEST = 3
 _WRITTEN = re.compile(r"(\w+)(?:\((.*)\))?", re.DOTALL)
@@ -146,6 +164,7 @@ def begin(
     likely: int | None = None,
     prompt: int | None = None,
     timed: bool = False,
+    outlook: Mapping[str, Any] | None = None,
 ) -> Search:
     """A new search of `query` with this effort.
 
@@ -165,6 +184,7 @@ def begin(
         likely=likely,
         prompt=prompt,
         timed=timed,
+        outlook=Outlook.read(outlook),
     )
     return search(effort.strategy, setup)
 

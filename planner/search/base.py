@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planner.domain import News, Outcome, Query, Result, Share, Stopped, Task
+from planner.outlook import Lesson, Outlook
 from planner.selection import Selector
 from planner.stopping import Stop
 
@@ -27,7 +28,8 @@ class Setup:
     `context` is how many tokens the model takes after the query, `tokens` how many completion
     tokens the budget has, `likely` how many of them a whole candidate is likely to take; None where
     that isn't known, or there is no limit. `prompt` is how many tokens the query itself takes.
-    `timed` says whether there is a deadline.
+    `timed` says whether there is a deadline, `outlook` what past requests have found of what more
+    compute is worth.
     """
 
     query: Query
@@ -41,6 +43,7 @@ class Setup:
     likely: int | None = None
     prompt: int | None = None
     timed: bool = False
+    outlook: Outlook = field(default_factory=Outlook)
 
 
 class Search(ABC):
@@ -97,4 +100,8 @@ class Search(ABC):
 
     def news(self) -> Sequence[News]:
         """What it has to say of its plans and decisions since it was last asked for that."""
+        return ()
+
+    def lessons(self) -> Sequence[Lesson]:
+        """What became of its decisions, for those to come."""
         return ()

@@ -79,10 +79,12 @@ class Sampling(Gathering):
             self._to_grade.append(candidate)
 
     def widen(self, candidates: int) -> bool:
-        if self._stopped is None and candidates > self.setup.candidates:
-            self.setup = replace(self.setup, candidates=candidates)
-            return True
-        return False
+        if self._stopped is Stopped.CONFIDENT or candidates <= self.setup.candidates:
+            return False
+        # What was certain of so many candidates isn't of more.
+        self._stopped = None
+        self.setup = replace(self.setup, candidates=candidates)
+        return True
 
     def _remarks(self) -> tuple[str, ...]:
         if not self.setup.stop.needs_logprobs:

@@ -209,14 +209,29 @@ class CodeOptions(Form):
 
 
 class LongthinkOptions(Form):
-    """What longthink has beyond OpenAI's API."""
+    """What longthink has beyond OpenAI's API.
 
-    strategy: Word | None = None
+    `inner` is the strategy that searches each step of one that plans, as if it stood in brackets
+    after `strategy`.
+    """
+
+    strategy: Text | None = None
+    inner: Text | None = None
     selector: Word | None = None
     stop: Word | None = None
     seed: Seed | None = None
     budget: BudgetOptions | None = None
     code: CodeOptions | None = None
+
+    @model_validator(mode="after")
+    def _inner_is_inside(self) -> Self:
+        if self.inner is not None and (self.strategy is None or "(" in self.strategy):
+            raise _fault("goes with a strategy that has none in brackets", "inner")
+        return self
+
+    def written(self) -> str | None:
+        """The strategy with the one inside."""
+        return self.strategy if self.inner is None else f"{self.strategy}({self.inner})"
 
 
 class ChatRequest(Form):
@@ -283,7 +298,7 @@ def parse(body: bytes, *, model: str, limits: Limits) -> Ask:
         ),
         options=Options(
             effort=form.reasoning_effort,
-            strategy=ours.strategy,
+            strategy=ours.written(),
             selector=ours.selector,
             stop=ours.stop,
             budget=ours.budget.budget() if ours.budget else Budget(),

@@ -113,6 +113,7 @@ class _Told:
                 likely=opened.get("likely"),
                 prompt=opened.get("prompt"),
                 timed=opened.get("timed", False),
+                outlook=opened.get("outlook"),
             ),
             log=tuple(_entry(kind, data) for kind, data in events[:end] if kind in _HEARD),
             outcome=closed["outcome"],

@@ -13,7 +13,7 @@ def test_preset_fills_in_what_is_left_open() -> None:
     """A request that says nothing gets the default preset; one that names a word, that one."""
     assert settle(Options()).candidates == PRESETS["medium"].candidates
     high = settle(Options(effort="high"))
-    assert (high.strategy, high.candidates) == ("majority", PRESETS["high"].candidates)
+    assert (high.strategy, high.candidates) == ("auto", PRESETS["high"].candidates)
 
 
 def test_more_effort_is_never_fewer_candidates() -> None:
@@ -29,6 +29,11 @@ def test_named_strategy_gets_no_rule_it_did_not_ask_for() -> None:
     assert (effort.selector, effort.stop) == ("best", "certain")
     explicit = settle(Options(strategy="majority", selector="weighted", stop="beta:0.9"))
     assert (explicit.selector, explicit.stop) == ("weighted", "beta:0.9")
+
+
+def test_what_decides_by_itself_keeps_the_presets_rule() -> None:
+    """`auto` is the same whether it is named or meant."""
+    assert settle(Options(strategy="auto")) == settle(Options())
 
 
 def test_budget_of_candidates_is_the_width() -> None:

@@ -1,0 +1,278 @@
+"""Decides as it goes: a few samples first, then whatever more compute is likely to gain most by.
+
+Two samples that agree, and score well, are enough. Else it looks at what there is to gain: more
+samples where they lean to one answer, a tree where scores tell good from bad, a plan where the
+samples are lost in the question, a judge where there are no answers to vote on. What is gained is
+estimated from what this request has seen and from what past ones have (`planner.outlook`), and
+weighed against the tokens it may take; it stops where nothing is worth its price. That compute
+should go where it helps is Snell et al.'s (arXiv 2408.03314) and Damani et al.'s (2410.04707).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from math import prod
+
+from planner.domain import Candidate, News, Outcome, Result, Share, Stopped, Task
+from planner.outlook import Action, Lesson, Situation
+from planner.search.base import Search, Setup
+from planner.search.inner import Inner, Recipe, first_in_turn
+
+PROBES = 2
+"""The samples it begins with."""
+GOOD = 0.6
+"""A score from which on a candidate scores well."""
+_TELLING = 0.3
+"""Scores that differ by so much tell good from bad."""
+PRICE = 0.002
+"""The accuracy that one more sample's worth of tokens has to gain."""
+_HORIZON = 10.0
+"""What is expected of an action is what it gains by so many samples' worth of tokens."""
+_PLAN_WORTH = 4.0
+_TREE_WORTH = 4.0
+"""A plan takes at least so many samples' worth of tokens, and so does a tree."""
+
+_WAYS: tuple[Action, ...] = ("widen", "tree", "decompose", "judge")
+
+
+class Auto(Search):
+    """`recipes` has the strategies it decides between: `probe`, `tree`, `decompose` and `judge`."""
+
+    def __init__(self, setup: Setup, recipes: Mapping[str, Recipe]) -> None:
+        super().__init__(setup)
+        self._recipes = recipes
+        self._news: list[News] = []
+        self._lessons: list[Lesson] = []
+        self._inners: list[Inner] = []
+        self._taken: list[tuple[Action, Situation, float, int]] = []
+        """Each decision with the situation, the confidence and the tokens spent before it."""
+        self._scores: dict[tuple[int, ...], float] = {}
+        self._spent = 0
+        self._sampled = 0
+        """The completion tokens of the samples, and how many have ended."""
+        self._ended = 0
+        self._over = False
+        self._hurried = False
+        probes = min(PROBES, setup.candidates)
+        self._samples = self._begin("probe", probes)
+        self._decided("probe", f"{probes} samples to begin with.", {})
+
+    # The contract
+
+    @property
+    def needs_logprobs(self) -> bool:
+        return self._samples.search.needs_logprobs
+
+    def ask(self, room: int) -> Sequence[Task]:
+        return [] if self._over else first_in_turn(self._live(), room)
+
+    def tell(self, task: Task, result: Result) -> None:
+        teller = next((one for one in self._inners if one.tell(task, result)), None)
+        if teller is None:
+            return
+        self._spent += result.cost.completion_tokens
+        made = result.candidate
+        if teller is self._samples:
+            if made is not None and made.finished and task.id.startswith("expand:"):
+                self._sampled += result.cost.completion_tokens
+                self._ended += 1
+            if made is not None and made.score is not None:
+                self._scores[made.path] = made.score
+        if not self._over and not self._live():
+            self._decide()
+
+    def surplus(self) -> Sequence[Task]:
+        if self._over:
+            return [task for one in self._inners for task in one.all_in_flight()]
+        return [task for one in self._inners for task in one.surplus()]
+
+    @property
+    def done(self) -> bool:
+        return self._over
+
+    @property
+    def stopped(self) -> Stopped | None:
+        if not self._over:
+            return None
+        last = self._inners[-1].search.stopped
+        return Stopped.COMPLETE if last is None else last
+
+    def best(self) -> Outcome:
+        found = [(one, one.search.best()) for one in self._inners]
+        found = [(one, outcome) for one, outcome in found if outcome.ranked]
+        if not found:
+            return replace(self._samples.search.best(), stopped=self.stopped)
+        return replace(_together(found), stopped=self.stopped)
+
+    def progress(self) -> tuple[int, int]:
+        finished = sum(one.search.progress()[0] for one in self._inners)
+        return finished, max(finished, self.setup.candidates)
+
+    def hurry(self) -> None:
+        self._hurried = True
+        for one in self._live():
+            one.search.hurry()
+        if not self._over and not self._live():
+            self._over = True
+
+    def shares(self) -> Mapping[str, Share]:
+        return {} if self._over else {n: s for one in self._live() for n, s in one.shares().items()}
+
+    def news(self) -> Sequence[News]:
+        told, self._news = self._news, []
+        return [*told, *(news for one in self._inners for news in one.news())]
+
+    def lessons(self) -> Sequence[Lesson]:
+        return self._lessons
+
+    # Deciding
+
+    def _live(self) -> list[Inner]:
+        return [one for one in self._inners if not one.search.done]
+
+    def _decide(self) -> None:
+        """Choose how to go on, now that nothing runs; until something does, or it is over."""
+        while not self._live():
+            outcome = self.best()
+            self._learn(outcome)
+            situation = self._situation(outcome)
+            action, why, figures = self._choice(situation, outcome)
+            self._decided(action or "stop", why, figures)
+            if action is None:
+                self._over = True
+                return
+            self._taken.append((action, situation, outcome.confidence, self._spent))
+            if not self._take(action):
+                self._over = True
+                return
+
+    def _situation(self, outcome: Outcome) -> Situation:
+        """What the samples have shown, the first of them alone or all there are."""
+        cast = sum(vote.count for vote in outcome.votes)
+        if outcome.silent > cast or not outcome.votes:
+            return "silent"
+        first = outcome.votes[0]
+        well = first.score is None or first.score / max(1, first.count) >= GOOD
+        if first.count == cast and cast >= PROBES and well and not outcome.silent:
+            return "agree" if first.score is not None or cast > PROBES else "lean"
+        if 2 * first.count > cast > 1:
+            return "lean"
+        return "split" if well and first.score is not None else "lost"
+
+    def _choice(
+        self, situation: Situation, outcome: Outcome
+    ) -> tuple[Action | None, str, dict[str, float]]:
+        """The action that is worth most, or None; why; and what each is worth."""
+        if self._hurried:
+            return None, "Time was nearly up.", {}
+        if self._samples.search.stopped is Stopped.CONFIDENT:
+            return None, "The samples satisfied the stopping rule.", {}
+        likely = self._sampled / self._ended if self._ended else float(self.setup.likely or 1)
+        tokens = None if self.setup.tokens is None else self.setup.tokens - self._spent
+        most = self._candidates_left()
+        worth = float(most) if tokens is None else min(float(most), tokens / max(1.0, likely))
+        figures: dict[str, float] = {}
+        for action in _WAYS:
+            if self._possible(action, worth):
+                samples = min(worth, _HORIZON)
+                gain = self.setup.outlook.gain(situation, action) * samples / _HORIZON
+                gain = min(gain, 1.0 - outcome.confidence)
+                figures[action] = round(gain - PRICE * samples, 4)
+        best = max(figures, key=lambda action: figures[action], default=None)
+        if best is None:
+            return None, "Nothing more can be afforded.", figures
+        if figures[best] <= 0.0:
+            return None, f"The samples {_SAID[situation]}, and nothing is worth its price.", figures
+        chosen: Action = best  # type: ignore[assignment]
+        return chosen, f"The samples {_SAID[situation]}, so to {best} promises most.", figures
+
+    def _possible(self, action: Action, worth: float) -> bool:
+        """Whether there is something to do it with, and it wasn't done already."""
+        if worth < 1.0 or any(action == taken for taken, *_ in self._taken if action != "widen"):
+            return False
+        # Two samples say little: there are as many again before anything else is tried.
+        early = self._widened == 0
+        match action:
+            case "widen":
+                return self._widened < 2
+            case "tree":
+                scores = self._scores.values()
+                telling = len(scores) > 1 and max(scores) - min(scores) >= _TELLING
+                return self.setup.grades and telling and worth >= _TREE_WORTH and not early
+            case "decompose":
+                return worth >= _PLAN_WORTH and not early
+            case "judge":
+                return worth >= 2.0
+
+    @property
+    def _widened(self) -> int:
+        return sum(action == "widen" for action, *_ in self._taken)
+
+    def _take(self, action: Action) -> bool:
+        """Begin what was decided; whether that could be done."""
+        left = self._candidates_left()
+        if action == "widen":
+            # First as many again, to see whether they agree now; then all there are.
+            more = min(left, PROBES) if self._widened == 1 else left
+            return self._samples.search.widen(self._samples.search.setup.candidates + more)
+        self._begin(action, left)
+        return True
+
+    def _begin(self, name: str, candidates: int) -> Inner:
+        tokens = None if self.setup.tokens is None else max(1, self.setup.tokens - self._spent)
+        setup = replace(self.setup, candidates=candidates, tokens=tokens)
+        inner = Inner(self._recipes[name].make(setup), (len(self._inners),))
+        self._inners.append(inner)
+        return inner
+
+    def _candidates_left(self) -> int:
+        taken = sum(max(one.candidates, one.search.progress()[0]) for one in self._inners)
+        return max(0, self.setup.candidates - taken)
+
+    def _learn(self, outcome: Outcome) -> None:
+        """Note what the last decision has come to."""
+        if len(self._lessons) < len(self._taken):
+            action, situation, before, spent = self._taken[-1]
+            gain = outcome.confidence - before
+            self._lessons.append(Lesson(situation, action, gain, self._spent - spent))
+
+    def _decided(self, what: str, why: str, figures: Mapping[str, float]) -> None:
+        self._news.append(News("decided", {"what": what, "why": why, "figures": dict(figures)}))
+
+
+_SAID: Mapping[Situation, str] = {
+    "agree": "agree",
+    "lean": "lean to one answer",
+    "split": "are split",
+    "lost": "are lost: no two agree, and none scores well",
+    "silent": "give no answer to vote on",
+}
+
+
+def _together(found: Sequence[tuple[Inner, Outcome]]) -> Outcome:
+    """One outcome of those of several searches: those that agree are so many reasons to believe.
+
+    Of equal reasons, the later search has the word.
+    """
+    if len(found) == 1:
+        inner, outcome = found[0]
+        return replace(outcome, ranked=tuple(map(inner.rooted, outcome.ranked)))
+    ends = [(place, *pair) for place, pair in enumerate(found)]
+
+    def answer(end: tuple[int, Inner, Outcome]) -> str:
+        return end[2].answer or ""
+
+    best: tuple[float, int, Inner, Outcome] | None = None
+    for said, alike in groupby(sorted(ends, key=lambda end: (answer(end), end[0])), key=answer):
+        same = list(alike)
+        sure = 1.0 - prod(1.0 - outcome.confidence for _, _, outcome in same)
+        place, inner, outcome = same[-1]
+        rank = (sure if said else -1.0, place, inner, outcome)
+        if best is None or rank[:2] > best[:2]:
+            best = rank
+    sure, _, inner, outcome = best or (0.0, 0, *found[-1])
+    ranked: list[Candidate] = [inner.rooted(one) for one in outcome.ranked]
+    notes = dict.fromkeys(note for _, one in found for note in one.notes)
+    return replace(outcome, ranked=tuple(ranked), confidence=max(0.0, sure), notes=tuple(notes))
