@@ -15,7 +15,8 @@ Situation: TypeAlias = Literal["agree", "lean", "split", "lost", "silent"]
 """What a few samples have shown.
 
 They `agree`, they `lean` to one answer, they are `split` though some of them score well, they are
-`lost`, as no two agree and none scores well, or they are `silent`: they give no answer to vote on.
+`lost`, as none scores well or no two of several agree, or they are `silent`: they give no answer to
+vote on.
 """
 
 PRIOR: Mapping[Situation, Mapping[Action, float]] = {

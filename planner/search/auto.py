@@ -159,6 +159,8 @@ class Auto(Search):
             return "agree" if first.score is not None or cast > PROBES else "lean"
         if 2 * first.count > cast > 1:
             return "lean"
+        if first.count == 1 and cast >= 2 * PROBES:
+            return "lost"
         return "split" if well and first.score is not None else "lost"
 
     def _choice(
@@ -246,7 +248,7 @@ _SAID: Mapping[Situation, str] = {
     "agree": "agree",
     "lean": "lean to one answer",
     "split": "are split",
-    "lost": "are lost: no two agree, and none scores well",
+    "lost": "are lost: no two agree, or none scores well",
     "silent": "give no answer to vote on",
 }
 
