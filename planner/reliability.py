@@ -1,4 +1,4 @@
-"""How far confidence can be trusted: what was claimed of answers, against how often they were right.
+"""How far confidence can be trusted: what was claimed of answers, and how often they were right.
 
 Pure arithmetic on pairs of a confidence in [0, 1] and whether that answer was right.
 """
