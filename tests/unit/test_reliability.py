@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.reliability import (
-    Bin,
     chance_error,
     expected_calibration_error,
     log_loss,
@@ -20,10 +19,9 @@ from planner.reliability import (
 def test_the_error_is_the_gap_of_each_bin() -> None:
     """Worked by hand: two bins of two, 0.2 and 0.15 apart."""
     pairs = [(0.2, False), (0.4, True), (0.6, False), (0.7, True)]
-    assert reliability(pairs, 2) == (
-        Bin(2, pytest.approx(0.3), 0.5),
-        Bin(2, pytest.approx(0.65), 0.5),
-    )
+    low, high = reliability(pairs, 2)
+    assert (low.count, low.accuracy, high.count, high.accuracy) == (2, 0.5, 2, 0.5)
+    assert (low.confidence, high.confidence) == pytest.approx((0.3, 0.65))
     assert expected_calibration_error(pairs, 2) == pytest.approx((0.2 + 0.15) / 2)
 
 
