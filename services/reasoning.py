@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from planner.errors import LedgerUnavailable
 from planner.funding import Growths
 from planner.ports import Ledger
 from planner.search import begin
+from services.calibration import Calibrations
 from services.driver import Conclusion, Driver, Manner
 from services.purse import Purse
 from services.record import effort_data, query_data
@@ -31,7 +33,8 @@ class Reply:
     """What a request came to.
 
     `unreported` calls, cut off at the end, have yet to say what they cost: `spent` counts each with
-    all that it may have cost.
+    all that it may have cost. `calibrated` is how likely the answer is right, by what answers like
+    it were; None where that isn't known.
     """
 
     trace_id: str
@@ -40,15 +43,19 @@ class Reply:
     spent: Cost
     budget: Budget
     unreported: int = 0
+    calibrated: float | None = None
 
 
 class Run:
     """One request under way. It goes on by itself until it is done or cancelled."""
 
-    def __init__(self, trace: Trace, effort: Effort, driver: Driver) -> None:
+    def __init__(
+        self, trace: Trace, effort: Effort, driver: Driver, calibrations: Calibrations
+    ) -> None:
         self.trace = trace
         self.effort = effort
         self._driver = driver
+        self._calibrations = calibrations
 
     async def reply(self) -> Reply:
         """Wait for the reply. Cancelling the wait doesn't cancel the run."""
@@ -60,6 +67,7 @@ class Run:
             conclusion.spent,
             self.effort.budget,
             conclusion.unreported,
+            self._calibrations.calibrated(self.effort, conclusion.outcome),
         )
 
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
@@ -79,13 +87,16 @@ class Reasoner:
         *,
         presets: Mapping[str, Preset] = PRESETS,
         default_effort: str = "medium",
+        calibrations: Calibrations | None = None,
     ) -> None:
+        """Without `calibrations`, confidence stays raw."""
         self._pool = pool
         self._ledger = ledger
         self._traces = traces
         self._manner = manner
         self._presets = presets
         self._default_effort = default_effort
+        self._calibrations = calibrations or Calibrations(model="")
         self._lengths = Growths()
         self._runs: dict[asyncio.Task[None], Run] = {}
 
@@ -97,6 +108,7 @@ class Reasoner:
         Raises InvalidOption (PromptTooLong), LedgerUnavailable, WorkersUnavailable: nothing was
         spent then.
         """
+        self._calibrations.refresh_soon()
         loop = asyncio.get_running_loop()
         deadline = options.budget.deadline_seconds
         due = None if deadline is None else loop.time() + deadline
@@ -139,7 +151,8 @@ class Reasoner:
             deadline=due,
             stream_tokens=stream_tokens,
         )
-        run = Run(trace, effort, driver)
+        driver.concluded.add_done_callback(partial(self._learn, effort))
+        run = Run(trace, effort, driver, self._calibrations)
         task = loop.create_task(self._see_through(trace_id, driver), name=f"run {trace_id}")
         self._runs[task] = run
         task.add_done_callback(self._runs.pop)
@@ -154,6 +167,13 @@ class Reasoner:
         for task in list(self._runs):
             task.cancel()
         await self._traces.aclose()
+        await self._calibrations.aclose()
+
+    def _learn(self, effort: Effort, concluded: asyncio.Future[Conclusion]) -> None:
+        """Count a request that came to something."""
+        if not concluded.cancelled() and concluded.exception() is None:
+            conclusion = concluded.result()
+            self._calibrations.note(effort, conclusion.outcome, conclusion.spent)
 
     async def _see_through(self, trace_id: str, driver: Driver) -> None:
         """Run the driver and close its budget, whatever happens.
