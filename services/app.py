@@ -25,17 +25,19 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from redis.exceptions import RedisError
 
+from planner.calibration import Calibration
 from planner.domain import Sampling
 from planner.effort import settle
 from planner.errors import LongthinkError
 from services.api.app import build
 from services.api.limits import Limits
 from services.budget import RedisLedger, connect
+from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
 from services.outlook import OutlookStore
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
-from services.settings import Settings
+from services.settings import REFERENCE, Settings
 from services.telemetry import Telemetry, configure_logging
 from services.trace import TraceStore
 from workers.deployments import generators, rewards
@@ -76,6 +78,7 @@ class Edge:
         redis_url: str,
         generator: DeploymentHandle[Any],
         reward: DeploymentHandle[Any] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         configure_logging(settings.service.log_format, settings.service.log_level)
         self._settings = settings
@@ -110,7 +113,13 @@ class Edge:
             ),
             presets=settings.presets(),
             default_effort=settings.service.default_effort,
+<<<<<<< HEAD
             outlooks=OutlookStore(self._redis, settings.generator.name),
+=======
+            calibrations=Calibrations(
+                settings.generator.name, CalibrationStore(self._redis), calibration
+            ),
+>>>>>>> effort
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -176,6 +185,7 @@ class Service:
         `tell` is called with a line for each thing that is being started; `logs` has the replicas'
         output on this process's standard error. Raises ServiceError (or what a part raises).
         """
+        calibration = _shipped(settings)
         with ExitStack() as parts:
             redis_url = settings.redis.url
             if redis_url is None:
@@ -185,7 +195,8 @@ class Service:
             parts.enter_context(_Ray(settings, logs=logs))
             tell("Engines: " + _engines(settings))
             port = settings.service.port or _free_port(settings.service.host)
-            handle = parts.enter_context(_Application(settings, redis_url, port)).handle
+            application = _Application(settings, redis_url, port, calibration)
+            handle = parts.enter_context(application).handle
             parts.callback(_drain, handle, settings.service.grace_seconds)
             return cls(settings, settings.service.url(port), parts.pop_all())
         raise AssertionError("unreachable")
@@ -265,10 +276,13 @@ class _Ray:
 class _Application:
     """The engines and the edge as one Ray Serve application."""
 
-    def __init__(self, settings: Settings, redis_url: str, port: int) -> None:
+    def __init__(
+        self, settings: Settings, redis_url: str, port: int, calibration: Calibration | None
+    ) -> None:
         self._settings = settings
         self._redis_url = redis_url
         self._port = port
+        self._calibration = calibration
 
     def __enter__(self) -> Self:
         settings = self._settings
@@ -292,7 +306,7 @@ class _Application:
             in_vain.callback(self._delete)
             try:
                 self.handle: DeploymentHandle[Any] = serve.run(
-                    edge.bind(settings, self._redis_url, *engines),
+                    edge.bind(settings, self._redis_url, *engines, calibration=self._calibration),
                     name=APPLICATION,
                     route_prefix="/",
                     logging_config=quiet,
@@ -318,6 +332,25 @@ def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
     with suppress(RayError, RayServeException, TimeoutError):
         handle.drain.remote(seconds).result(timeout_s=seconds + 1)
+
+
+def _shipped(settings: Settings) -> Calibration | None:
+    """The calibration that the profile brings, if it is of the model that is served.
+
+    Raises CalibrationError (or ServiceError for another model's, unless it came with longthink).
+    """
+    path, model = settings.service.calibration_file, settings.generator.name
+    if path is None:
+        return None
+    found = load(path)
+    if found.model == model:
+        return found
+    if settings.service.calibration == REFERENCE:
+        return None
+    raise ServiceError(
+        f"{path} is the calibration of {found.model}, but the model is {model}: name its own in "
+        "service.calibration, or null for none."
+    )
 
 
 def _where(settings: Settings) -> str:

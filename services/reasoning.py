@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,7 +16,12 @@ from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable
 from planner.funding import Growths
 from planner.ports import Ledger
+<<<<<<< HEAD
 from planner.search import Search, begin
+=======
+from planner.search import begin
+from services.calibration import Calibrations
+>>>>>>> effort
 from services.driver import Conclusion, Driver, Manner
 from services.outlook import OutlookStore
 from services.purse import Purses
@@ -32,7 +38,8 @@ class Reply:
     """What a request came to.
 
     `unreported` calls, cut off at the end, have yet to say what they cost: `spent` counts each with
-    all that it may have cost.
+    all that it may have cost. `calibrated` is how likely the answer is right, by what answers like
+    it were; None where that isn't known.
     """
 
     trace_id: str
@@ -41,15 +48,19 @@ class Reply:
     spent: Cost
     budget: Budget
     unreported: int = 0
+    calibrated: float | None = None
 
 
 class Run:
     """One request under way. It goes on by itself until it is done or cancelled."""
 
-    def __init__(self, trace: Trace, effort: Effort, driver: Driver) -> None:
+    def __init__(
+        self, trace: Trace, effort: Effort, driver: Driver, calibrations: Calibrations
+    ) -> None:
         self.trace = trace
         self.effort = effort
         self._driver = driver
+        self._calibrations = calibrations
 
     async def reply(self) -> Reply:
         """Wait for the reply. Cancelling the wait doesn't cancel the run."""
@@ -61,6 +72,7 @@ class Run:
             conclusion.spent,
             self.effort.budget,
             conclusion.unreported,
+            self._calibrations.calibrated(self.effort, conclusion.outcome),
         )
 
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
@@ -80,15 +92,24 @@ class Reasoner:
         *,
         presets: Mapping[str, Preset] = PRESETS,
         default_effort: str = "medium",
+<<<<<<< HEAD
         outlooks: OutlookStore | None = None,
+=======
+        calibrations: Calibrations | None = None,
+>>>>>>> effort
     ) -> None:
+        """Without `calibrations`, confidence stays raw."""
         self._pool = pool
         self._ledger = ledger
         self._traces = traces
         self._manner = manner
         self._presets = presets
         self._default_effort = default_effort
+<<<<<<< HEAD
         self._outlooks = outlooks
+=======
+        self._calibrations = calibrations or Calibrations(model="")
+>>>>>>> effort
         self._lengths = Growths()
         self._runs: dict[asyncio.Task[None], Run] = {}
 
@@ -100,6 +121,7 @@ class Reasoner:
         Raises InvalidOption (PromptTooLong), LedgerUnavailable, WorkersUnavailable: nothing was
         spent then.
         """
+        self._calibrations.refresh_soon()
         loop = asyncio.get_running_loop()
         deadline = options.budget.deadline_seconds
         due = None if deadline is None else loop.time() + deadline
@@ -145,10 +167,16 @@ class Reasoner:
             deadline=due,
             stream_tokens=stream_tokens,
         )
+<<<<<<< HEAD
         run = Run(trace, effort, driver)
         task = loop.create_task(
             self._see_through(trace_id, driver, strategy), name=f"run {trace_id}"
         )
+=======
+        driver.concluded.add_done_callback(partial(self._learn, effort))
+        run = Run(trace, effort, driver, self._calibrations)
+        task = loop.create_task(self._see_through(trace_id, driver), name=f"run {trace_id}")
+>>>>>>> effort
         self._runs[task] = run
         task.add_done_callback(self._runs.pop)
         return run
@@ -162,6 +190,13 @@ class Reasoner:
         for task in list(self._runs):
             task.cancel()
         await self._traces.aclose()
+        await self._calibrations.aclose()
+
+    def _learn(self, effort: Effort, concluded: asyncio.Future[Conclusion]) -> None:
+        """Count a request that came to something."""
+        if not concluded.cancelled() and concluded.exception() is None:
+            conclusion = concluded.result()
+            self._calibrations.note(effort, conclusion.outcome, conclusion.spent)
 
     async def _outlook(self, effort: Effort) -> dict[str, Any] | None:
         """What past requests have found, for a strategy that decides by it."""

@@ -29,7 +29,7 @@ from planner.search import STRATEGIES
 from planner.selection import selector
 from planner.stopping import parse
 from workers.options import CPU_BLOCK_SIZE, GeneratorOptions, RewardOptions
-from workers.reference import PRM, REASONER, STEP_TAG
+from workers.reference import CALIBRATION, PRM, REASONER, STEP_TAG
 
 REFERENCE = "reference"
 """The name of the model, or reward model, that ships with longthink."""
@@ -85,12 +85,23 @@ class ServiceSettings(Section):
     """When the service is stopped, requests in flight end at once with the best they have so far.
     Those that have not been answered after so many seconds are cut off."""
 
+    calibration: str | None = REFERENCE
+    """File of what `longthink eval --calibrate` found, by which confidence means what it says, for
+    what Redis doesn't know; "reference" is the one of the models that ship with longthink."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written: into Ray's session folder, by default
     /tmp/ray/session_latest/logs, and with --logs also on standard error."""
 
     log_format: Literal["text", "json"] = "text"
     """Log lines for people, or one JSON object a line."""
+
+    @property
+    def calibration_file(self) -> Path | None:
+        """Where that file is."""
+        if self.calibration is None:
+            return None
+        return CALIBRATION if self.calibration == REFERENCE else Path(self.calibration)
 
     def url(self, port: int) -> str:
         """Where the service is, if it listens on this port."""

@@ -63,11 +63,16 @@ def usage(spent: Cost, shown: tuple[Choice, ...]) -> dict[str, Any]:
 
 
 def extension(reply: Reply, *, answers: int, seconds: float) -> dict[str, Any]:
-    """The `longthink` object. `answers` is how many were asked for, `seconds` how long it took."""
+    """The `longthink` object. `answers` is how many were asked for, `seconds` how long it took.
+
+    `confidence` is calibrated where `calibrated` says so, else as raw as `raw_confidence`.
+    """
     outcome, spent = reply.outcome, reply.spent
     return {
         "answer": outcome.answer,
-        "confidence": outcome.confidence,
+        "confidence": outcome.confidence if reply.calibrated is None else reply.calibrated,
+        "calibrated": reply.calibrated is not None,
+        "raw_confidence": outcome.confidence,
         "votes": [
             {"answer": vote.answer, "count": vote.count, "score": vote.score}
             for vote in outcome.votes

@@ -84,13 +84,16 @@ class Round:
 
 
 def rounds(results: Results, variants: Sequence[Variant]) -> tuple[Round, ...]:
-    """One for each number of candidates, or of candidates' worth, with `single` in all of them."""
+    """One for each number of candidates, or of candidates' worth, and each deadline, with `single`
+    in all of them.
+    """
     single = [variant for variant in variants if variant.strategy == ONE_PASS]
     others = [variant for variant in variants if variant.strategy != ONE_PASS]
     found = []
-    for number, worth in dict.fromkeys((one.candidates, one.worth) for one in others):
-        alike = [one for one in others if one.candidates == number and one.worth == worth]
-        among = (*single, *alike)
+    for spent in dict.fromkeys(_spent(one) for one in others):
+        alike = [one for one in others if _spent(one) == spent]
+        due = alike[0].deadline
+        among = (*(one for one in single if one.deadline in (None, due)), *alike)
         pairs = {
             (one.key, other.key): compared
             for one in among
@@ -98,12 +101,25 @@ def rounds(results: Results, variants: Sequence[Variant]) -> tuple[Round, ...]:
             if one != other and (compared := pair(one, other, results)) is not None
         }
         if pairs:
-            found.append(Round(_title(number, worth=worth), among, pairs))
+            found.append(Round(_title(alike[0]), among, pairs))
     return tuple(found)
 
 
-def _title(number: int, *, worth: bool) -> str:
-    if worth:
+def _spent(variant: Variant) -> tuple[int | None, bool, float | None]:
+    """What those have in common that compare."""
+    return variant.candidates, variant.worth, variant.deadline
+
+
+def _title(variant: Variant) -> str:
+    due = "" if variant.deadline is None else f"{variant.deadline:g} s"
+    return ", ".join(told for told in (_number(variant), due) if told)
+
+
+def _number(variant: Variant) -> str:
+    number = variant.candidates
+    if number is None:
+        return "" if variant.deadline is not None else "whatever an effort means"
+    if variant.worth:
         return f"{number} candidate{'s’' if number > 1 else '’s'} worth of tokens"
     return f"{number} candidate{'s' if number > 1 else ''}"
 

@@ -11,10 +11,18 @@ from planner.errors import InvalidOption
 from services.evaluation import hub, questions
 from services.evaluation.questions import Question
 from services.evaluation.results import Results, ResultsError
-from services.evaluation.variants import SINGLE, Variant, Worth, on_record, variants
+from services.evaluation.variants import (
+    SINGLE,
+    Variant,
+    Worth,
+    on_record,
+    split_outside,
+    variants,
+)
 
 _QUESTIONS_OF_A_SPLIT = 300
 _CANDIDATES = 16
+_STRATEGIES = "single,majority,best_of_n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +49,11 @@ class Plan:
         split: str | None,
         file: Path | None,
         dataset: str | None,
-        strategies: str,
+        strategies: str | None,
+        efforts: str | None,
         candidates: str | None,
         budgets: str | None,
+        deadlines: str | None,
         tokens: float | None,
         width: float,
         limit: int | None,
@@ -51,12 +61,18 @@ class Plan:
         temperature: float,
         max_tokens: int | None,
     ) -> Self:
-        """The plan that the command line tells. Raises InvalidOption."""
+        """The plan that the command line tells. Raises InvalidOption.
+
+        Where neither strategies nor efforts are named, the usual strategies are compared.
+        """
         worths = _counts("--budgets", budgets)
         counts = _counts("--candidates", candidates)
-        if candidates is None and budgets is None:
+        dues = _seconds("--deadlines", deadlines)
+        words = _listed(efforts or "")
+        written = _written(strategies, words, numbered=bool(counts or worths))
+        if candidates is None and budgets is None and not dues:
             counts = [_CANDIDATES]
-        compared = variants(_listed(strategies), counts, worths)
+        compared = variants(written, counts, worths, deadlines=dues, efforts=words)
         if tokens is None and worths and SINGLE not in compared:
             compared = (SINGLE, *compared)
         source, drawn = _drawn(split, file, dataset, limit, seed)
@@ -95,6 +111,11 @@ class Plan:
         }
 
     @property
+    def described(self) -> str:
+        """The questions in a few words."""
+        return f"{self.source}, {len(self.questions)} questions, seed {self.seed}"
+
+    @property
     def _counts_worth(self) -> bool:
         return any(variant.worth for variant in self.variants)
 
@@ -105,7 +126,7 @@ def _drawn(
     """Where the questions come from, and which they are."""
     match split, file, dataset:
         case str(), None, None:
-            return split, questions.synthetic(split, limit or _QUESTIONS_OF_A_SPLIT, seed)
+            return split, questions.mixed(split, limit or _QUESTIONS_OF_A_SPLIT, seed)
         case None, Path(), None:
             return file.name, questions.from_files((file,), limit, seed)
         case None, None, str():
@@ -126,14 +147,7 @@ def _mean_tokens(kept: Results) -> float:
 
 def _listed(text: str) -> list[str]:
     """What commas separate, but for those in brackets."""
-    parts, depth = [""], 0
-    for sign in text:
-        depth += (sign == "(") - (sign == ")")
-        if sign == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return [part.strip() for part in parts if part.strip()]
+    return [part.strip() for part in split_outside(text, ",") if part.strip()]
 
 
 def _counts(option: str, text: str | None) -> list[int]:
@@ -142,4 +156,28 @@ def _counts(option: str, text: str | None) -> list[int]:
     except ValueError:
         raise InvalidOption(
             f"{option} takes whole numbers with commas between them, not {text!r}."
+        ) from None
+
+
+def _written(strategies: str | None, efforts: list[str], *, numbered: bool) -> list[str]:
+    """The strategies that are meant; the usual ones where nothing is named."""
+    if strategies is None and not efforts:
+        return _listed(_STRATEGIES)
+    written = _listed(strategies or "")
+    if strategies is not None and not written:
+        raise InvalidOption("Name at least one strategy, or leave out --strategies.")
+    if numbered and not written:
+        raise InvalidOption(
+            "An effort says by itself what it spends: --candidates and --budgets are for "
+            "strategies, which --strategies names."
+        )
+    return written
+
+
+def _seconds(option: str, text: str | None) -> list[float]:
+    try:
+        return [float(part) for part in _listed(text or "")]
+    except ValueError:
+        raise InvalidOption(
+            f"{option} takes seconds with commas between them, not {text!r}."
         ) from None

@@ -27,11 +27,26 @@ from workers.reference.synthetic import Kind, Split, queries
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and its right answer, as written. `id` is unique among those drawn."""
+    """A question and its right answer, as written. `id` is unique among those drawn.
+
+    `split` names the synthetic split it is of, if it is of one.
+    """
 
     id: str
     text: str
     answer: str
+    split: str | None = None
+
+
+def mixed(names: str, limit: int, seed: int) -> tuple[Question, ...]:
+    """The first `limit` questions of each of several splits, with commas between them, in turn.
+
+    Raises InvalidOption for a name that there is none of.
+    """
+    splits = dict.fromkeys(name.strip() for name in names.split(","))
+    drawn = [synthetic(name, limit, seed) for name in splits]
+    # In turn, so that a run that is cut short has as many of each.
+    return tuple(question for together in zip(*drawn, strict=True) for question in together)
 
 
 def synthetic(name: str, limit: int, seed: int) -> tuple[Question, ...]:
@@ -47,7 +62,8 @@ def synthetic(name: str, limit: int, seed: int) -> tuple[Question, ...]:
             f"{', '.join(f'{one}/' for one in get_args(Split))} not {name!r}."
         )
     drawn = queries(split, kind, limit, seed)  # type: ignore[arg-type]
-    return tuple(Question(query.id, query.question, query.answer) for query in drawn)
+    called = kind if split == "test" else f"{split}/{kind}"
+    return tuple(Question(query.id, query.question, query.answer, called) for query in drawn)
 
 
 def from_files(paths: Sequence[Path], limit: int | None, seed: int) -> tuple[Question, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from services.evaluation.cells import number, share, table
 from services.evaluation.comparison import Pair, Round, pareto
-from services.evaluation.estimates import Interval
+from services.evaluation.sections import spending
 from services.evaluation.summary import Row
 from services.evaluation.variants import Variant, Worth
 
@@ -26,8 +27,12 @@ def markdown(
     configuration: Mapping[str, Any],
     worth: Worth | None,
     picture: str | None,
+    more: Iterable[str] = (),
 ) -> str:
-    """The whole report. `picture` is the file name of the picture beside it, if there is one."""
+    """The whole report. `picture` is the file name of the picture beside it, if there is one.
+
+    `more` are the lines of further sections, put before the pairs.
+    """
     return "\n".join(
         (
             f"# {configuration['questions']}, answered by {configuration['model']}",
@@ -35,10 +40,11 @@ def markdown(
             *_told(configuration, worth),
             *(() if picture is None else ("", f"![Accuracy against completion tokens]({picture})")),
             "",
-            *_table(_COLUMNS, _lines(rows)),
+            *table(_COLUMNS, _lines(rows)),
             "",
             _LEGEND,
             *_passes(rows),
+            *more,
             *(line for one in rounds for line in _matrix(one)),
             "",
         )
@@ -75,17 +81,16 @@ def _lines(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
     front = on_front(rows)
     for place, row in enumerate(rows):
         name = f"`{row.strategy}`"
-        most = "" if row.budget_tokens is None else f" (≤ {row.budget_tokens:,})"
         yield (
             f"**{name}**" if place in front else name,
-            f"{row.candidates}{most}",
+            spending(row),
             str(row.queries),
-            _share(row.accuracy, row.ci95),
-            _share(row.pass_at_k, row.pass_at_k_ci95),
-            _number(row.mean_completion_tokens, row.mean_completion_tokens_ci95, "{:,.0f}"),
-            _number(row.mean_reward_tokens, row.mean_reward_tokens_ci95, "{:,.0f}"),
-            _number(row.p50_seconds, row.p50_seconds_ci95, "{:.2f}"),
-            _number(row.p95_seconds, row.p95_seconds_ci95, "{:.2f}"),
+            share(row.accuracy, row.ci95),
+            share(row.pass_at_k, row.pass_at_k_ci95),
+            number(row.mean_completion_tokens, row.mean_completion_tokens_ci95, "{:,.0f}"),
+            number(row.mean_reward_tokens, row.mean_reward_tokens_ci95, "{:,.0f}"),
+            number(row.p50_seconds, row.p50_seconds_ci95, "{:.2f}"),
+            number(row.p95_seconds, row.p95_seconds_ci95, "{:.2f}"),
         )
 
 
@@ -96,13 +101,13 @@ def _passes(rows: Sequence[Row]) -> Iterator[str]:
         return
     widths = [one.k for one in max((row.pass_at for row in told), key=len)]
     yield from ("", "## pass@k", "")
-    yield from _table(
+    yield from table(
         ("strategy", "n", *(f"pass@{k}" for k in widths)),
         (
             (
                 f"`{row.strategy}`",
-                str(row.candidates),
-                *(_share(one.share, one.ci95) for one in row.pass_at),
+                spending(row),
+                *(share(one.share, one.ci95) for one in row.pass_at),
                 *("" for _ in widths[len(row.pass_at) :]),
             )
             for row in told
@@ -118,7 +123,7 @@ def _passes(rows: Sequence[Row]) -> Iterator[str]:
 def _matrix(one: Round) -> Iterator[str]:
     """How much each variant is better than each other, in points."""
     yield from ("", f"## At {one.title}: row less column, in points of accuracy", "")
-    yield from _table(
+    yield from table(
         ("", *(_name(other) for other in one.variants)),
         (
             (
@@ -142,29 +147,3 @@ def _gap(pair: Pair | None) -> str:
     low, high = pair.ci95
     gap = f"{100 * pair.gap:+.1f}"
     return f"{f'**{gap}**' if pair.telling else gap} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def _share(value: float | None, interval: Interval | None) -> str:
-    if value is None:
-        return ""
-    told = "" if interval is None else f" ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
-    return f"{value:.1%}{told}"
-
-
-def _number(value: float | None, interval: Interval | None, form: str) -> str:
-    if value is None:
-        return ""
-    low_high = "–".join(form.format(max(0.0, end)) for end in interval or ())
-    return f"{form.format(value)}{f' ({low_high})' if low_high else ''}"
-
-
-def _table(head: Sequence[str], lines: Iterator[tuple[str, ...]]) -> Iterator[str]:
-    """Lines of a Markdown table, numbers to the right. A bar in a cell would end it."""
-    yield _line(head)
-    yield _line(["---", *("---:" for _ in head[1:])])
-    for line in lines:
-        yield _line(line)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -30,14 +30,17 @@ class ResultsError(LongthinkError):
 class Record:
     """How one question went with one variant. With an `error` there was no reply.
 
+    `candidates` is None where nothing named them, and `split` where the questions are of none.
     `right` compares the reply's answer with the `gold` one, `passed` says whether any candidate
     that voted had it, `correct` how many of those `finished` had it; `seconds` is the time from
-    request to reply as the client saw it.
+    request to reply as the client saw it. `confidence` is as it was replied, and
+    `raw_confidence` what it was before it was calibrated, if it was `calibrated`; `used` is what
+    the service took in the end, as strategy/selector. What older records don't say is None.
     """
 
     variant: str
     strategy: str
-    candidates: int
+    candidates: int | None
     question: str
     gold: str
     answer: str | None = None
@@ -53,6 +56,15 @@ class Record:
     seconds: float = 0.0
     trace_id: str | None = None
     error: str | None = None
+    split: str | None = None
+    used: str | None = None
+    raw_confidence: float | None = None
+    calibrated: bool = False
+
+    @property
+    def raw(self) -> float:
+        """The confidence before it was calibrated."""
+        return self.confidence if self.raw_confidence is None else self.raw_confidence
 
     @property
     def place(self) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from planner.calibration import family
 from planner.domain import derive_seed
 from planner.errors import LongthinkError
 from services.client import ServiceError
@@ -60,12 +61,15 @@ class Job:
     def body(self, sampling: Sampling) -> dict[str, Any]:
         """The request."""
         length = {} if sampling.max_tokens is None else {"max_tokens": sampling.max_tokens}
+        effort = self.variant.effort
+        word = {} if effort is None else {"reasoning_effort": effort}
         return {
             "model": sampling.model,
             "messages": [{"role": "user", "content": self.question.text}],
             "temperature": sampling.temperature,
             "seed": self.seed,
             "longthink": self.variant.options(sampling.worth),
+            **word,
             **length,
         }
 
@@ -141,6 +145,9 @@ async def judged(job: Job, reply: Mapping[str, Any], seconds: float, referee: Re
             correct=correct,
             finished=sum(vote["count"] for vote in ours["votes"]) + ours["silent"],
             confidence=ours["confidence"],
+            raw_confidence=ours.get("raw_confidence"),
+            calibrated=ours.get("calibrated", False),
+            used=_used(ours),
             stopped=ours["stopped"],
             completion_tokens=spent["completion_tokens"],
             reward_tokens=spent["reward_tokens"],
@@ -152,6 +159,12 @@ async def judged(job: Job, reply: Mapping[str, Any], seconds: float, referee: Re
         raise ServiceError(f"The reply isn't one of longthink's: {error!r} is amiss.") from error
 
 
+def _used(ours: Mapping[str, Any]) -> str | None:
+    """Strategy and selector as the reply has them, where it does."""
+    strategy, selector = ours.get("strategy"), ours.get("selector")
+    return None if strategy is None or selector is None else family(strategy, selector)
+
+
 def _record(job: Job, **known: Any) -> Record:
     return Record(
         variant=job.variant.key,
@@ -159,5 +172,6 @@ def _record(job: Job, **known: Any) -> Record:
         candidates=job.variant.candidates,
         question=job.question.id,
         gold=job.question.answer,
+        split=job.question.split,
         **known,
     )

@@ -53,6 +53,8 @@ async def test_the_longthink_object_says_how_the_answer_was_found() -> None:
     assert ours == {
         "answer": "42",
         "confidence": 0.75,
+        "calibrated": False,
+        "raw_confidence": 0.75,
         "votes": [
             {"answer": "42", "count": 3, "score": 2.5},
             {"answer": "43", "count": 1, "score": 0.2},

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from ray import serve
 
+from planner.calibration import Calibration
 from services import app
-from services.settings import RaySettings, RedisSettings, Settings
+from services.calibration import CalibrationError, save
+from services.settings import (
+    GeneratorSettings,
+    RaySettings,
+    RedisSettings,
+    ServiceSettings,
+    Settings,
+)
 
 ELSEWHERE = Settings(
     redis=RedisSettings(url="redis://a"), ray=RaySettings(address="ray.example.org:6379")
@@ -66,3 +75,49 @@ def test_a_service_that_stops_takes_its_engines_off_the_cluster(
     service.stop()
     service.stop()
     assert deleted == ["longthink"]
+
+
+def test_another_models_calibration_is_refused_before_anything_starts(
+    deleted: list[str], tmp_path: Path
+) -> None:
+    """Whoever names a file wants it used; the one that ships is only of the model that ships."""
+    path = tmp_path / "calibration.json"
+    save(Calibration("another"), path)
+    service = ServiceSettings(calibration=str(path))
+    with pytest.raises(app.ServiceError, match="is the calibration of another"):
+        app.Service.start(ELSEWHERE.model_copy(update={"service": service}))
+    with pytest.raises(CalibrationError, match="can't be read"):
+        app.Service.start(
+            ELSEWHERE.model_copy(update={"service": ServiceSettings(calibration="/nowhere")})
+        )
+    assert deleted == []
+
+
+@pytest.mark.parametrize(
+    ("calibration", "served", "known"),
+    [("reference", None, True), ("reference", "other", False), (None, None, False)],
+)
+def test_the_profiles_calibration_reaches_the_edge(
+    deleted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    calibration: str | None,
+    served: str | None,
+    known: bool,
+) -> None:
+    """Read where the service is started, as the edge may run on another machine."""
+    handed: list[Calibration | None] = []
+
+    def stop(deployment: Any, *_: Any, **__: Any) -> None:
+        handed.append(deployment._bound_deployment.init_kwargs["calibration"])
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(serve, "run", stop)
+    settings = ELSEWHERE.model_copy(
+        update={
+            "service": ServiceSettings(calibration=calibration),
+            "generator": GeneratorSettings(served_name=served),
+        }
+    )
+    with pytest.raises(app.ServiceError, match="far enough"):
+        app.Service.start(settings)
+    assert [one is not None for one in handed] == [known]

@@ -14,5 +14,8 @@ REASONER = _MODELS / "reasoner"
 PRM = _MODELS / "prm"
 """A `Qwen2ForProcessRewardModel`; it wants STEP_TAG after every step, in place of the newline."""
 
+CALIBRATION = _MODELS / "calibration.json"
+"""How right the two are together, for each strategy: what `longthink eval --calibrate` found."""
+
 STEP_TAG = "<step>"
 """The special token at which the PRM tells how likely all steps so far are right."""

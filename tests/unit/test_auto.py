@@ -1,0 +1,159 @@
+"""Auto decides on what its samples show: when to stop, widen, grow a tree, plan, or ask a judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from planner.domain import Candidate, Cost, Expand, Finish, Grade, Message, Query, Result, Task
+from planner.outlook import Lesson, Outlook
+from planner.search import Search, Setup, search
+from planner.selection import selector
+from planner.stopping import parse
+
+QUERY = Query((Message("user", "How many?"),), seed=1)
+PLAN = json.dumps(
+    {
+        "steps": [
+            {"id": "a", "question": "How many first?", "needs": []},
+            {"id": "b", "question": "And then, with $a?", "needs": ["a"]},
+        ]
+    }
+)
+Answers = Callable[[Expand], tuple[str, float]]
+
+
+def auto(candidates: int = 32, **said: object) -> Search:
+    setup = Setup(QUERY, candidates, selector("weighted"), parse("beta:0.95"), grades=True)
+    known = {"outlook": Outlook(), "tokens": None} | said
+    return search("auto", Setup(**{**{f: getattr(setup, f) for f in setup.__slots__}, **known}))  # type: ignore[arg-type]
+
+
+def run(under: Search, answer: Answers) -> list[str]:
+    """Drive it to its end; what it decided, in order."""
+    scores: dict[tuple[int, ...], float] = {}
+    decided: list[str] = []
+    waiting: list[Task] = []
+    for _ in range(2000):
+        decided += [one.data["what"] for one in under.news() if one.kind == "decided"]
+        if under.done:
+            return decided
+        waiting += under.ask(64)
+        task = waiting.pop(0)
+        if isinstance(task, Grade):
+            score = scores[task.candidate.path]
+            under.tell(task, Result(task.id, "done", task.candidate.graded((score,), score)))
+        elif isinstance(task, Expand) and task.schema:
+            made = Candidate(task.path, PLAN, (1,), Finish.STOP)
+            under.tell(task, Result(task.id, "done", made, Cost(completion_tokens=20)))
+        elif isinstance(task, Expand):
+            said, scores[task.path] = answer(task)
+            made = Candidate(task.path, said, (1,), Finish.STOP)
+            cost = Cost(completion_tokens=10, candidates=1)
+            under.tell(task, Result(task.id, "done", made, cost))
+        unwanted = {one.id for one in under.surplus()}
+        for task in [one for one in waiting if one.id in unwanted]:
+            under.tell(task, Result(task.id, "cancelled"))
+            waiting.remove(task)
+    raise AssertionError("it doesn't end")
+
+
+def differing(score: float) -> Answers:
+    numbers: Iterator[int] = count()
+    return lambda task: (f"#### {next(numbers)}", score)
+
+
+def test_two_that_agree_and_score_well_are_enough() -> None:
+    under = auto()
+    assert run(under, lambda _: ("#### 7", 0.9)) == ["probe", "stop"]
+    assert under.best().answer == "7"
+    assert under.progress()[0] == 2
+
+
+def test_two_that_agree_but_score_badly_are_not() -> None:
+    under = auto()
+    assert run(under, lambda _: ("#### 7", 0.1))[:2] == ["probe", "widen"]
+    assert under.progress()[0] > 2
+
+
+def test_samples_that_lean_are_widened_until_the_rule_is_satisfied() -> None:
+    answers = iter(["1", "2", *["1"] * 40])
+    under = auto()
+    decided = run(under, lambda _: (f"#### {next(answers)}", 0.9))
+    assert decided == ["probe", "widen", "widen", "stop"]
+    assert under.best().answer == "1"
+    assert under.progress()[0] < 32
+
+
+def test_lost_samples_lead_to_a_plan() -> None:
+    """No two agree and none scores well: the question is taken apart."""
+
+    def answer(task: Expand) -> tuple[str, float]:
+        return ("#### 5", 0.9) if task.messages else lost(task)
+
+    lost = differing(0.1)
+    under = auto()
+    decided = run(under, answer)
+    assert decided[:3] == ["probe", "widen", "decompose"]
+    assert under.best().answer == "5"
+
+
+def test_scores_that_tell_lead_to_a_tree() -> None:
+    scores, answers = iter([0.9, 0.1] * 200), iter("1212" * 100)
+    under = auto()
+    decided = run(under, lambda _: (f"#### {next(answers)}", next(scores)))
+    assert decided[:3] == ["probe", "widen", "tree"]
+
+
+def test_answers_that_cannot_be_voted_on_go_to_the_judge() -> None:
+    numbers = count()
+    under = auto(8)
+    decided = run(under, lambda _: (f"Once upon a time {'long ' * next(numbers)}ago", 0.5))
+    assert "judge" in decided
+    assert under.best().best is not None
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 3, 5])
+def test_a_small_budget_is_never_exceeded(candidates: int) -> None:
+    under = auto(candidates)
+    run(under, differing(0.1))
+    assert under.progress()[0] <= candidates
+
+
+def test_it_says_why() -> None:
+    under = auto()
+    waiting = list(under.ask(9))
+    (probe,) = under.news()
+    assert probe.kind == "decided"
+    assert len(waiting) == 2
+    assert set(probe.data) == {"what", "why", "figures"}
+
+
+def test_experience_changes_its_mind() -> None:
+    """Where plans have never helped and more samples always have, it doesn't plan."""
+    outlook = Outlook({"lost/decompose": (400.0, 0.0), "lost/widen": (400.0, 0.5)})
+    assert "decompose" not in run(auto(outlook=outlook), differing(0.1))[:3]
+
+
+def test_what_was_found_is_a_lesson() -> None:
+    answers = iter(["1", "2", *["1"] * 40])
+    under = auto()
+    run(under, lambda _: (f"#### {next(answers)}", 0.9))
+    first = under.lessons()[0]
+    assert isinstance(first, Lesson)
+    assert first.name in ("split/widen", "lean/widen")
+    assert first.tokens > 0
+    assert [lesson.action for lesson in under.lessons()] == ["widen", "widen"]
+
+
+def test_outlook_moves_from_its_prior_to_what_was_seen() -> None:
+    prior = Outlook().gain("lean", "widen")
+    some = Outlook({"lean/widen": (20.0, 1.0)}).gain("lean", "widen")
+    much = Outlook({"lean/widen": (2000.0, 1.0)}).gain("lean", "widen")
+    assert some == pytest.approx((prior + 1.0) / 2)
+    assert prior < some < much < 1.0
+    seen = Outlook({"lean/widen": (20.0, 1.0)})
+    assert Outlook.read(json.loads(json.dumps(seen.data()))) == seen
