@@ -113,13 +113,10 @@ class Edge:
             ),
             presets=settings.presets(),
             default_effort=settings.service.default_effort,
-<<<<<<< HEAD
             outlooks=OutlookStore(self._redis, settings.generator.name),
-=======
             calibrations=Calibrations(
                 settings.generator.name, CalibrationStore(self._redis), calibration
             ),
->>>>>>> effort
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -16,12 +16,8 @@ from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable
 from planner.funding import Growths
 from planner.ports import Ledger
-<<<<<<< HEAD
 from planner.search import Search, begin
-=======
-from planner.search import begin
 from services.calibration import Calibrations
->>>>>>> effort
 from services.driver import Conclusion, Driver, Manner
 from services.outlook import OutlookStore
 from services.purse import Purses
@@ -92,11 +88,8 @@ class Reasoner:
         *,
         presets: Mapping[str, Preset] = PRESETS,
         default_effort: str = "medium",
-<<<<<<< HEAD
         outlooks: OutlookStore | None = None,
-=======
         calibrations: Calibrations | None = None,
->>>>>>> effort
     ) -> None:
         """Without `calibrations`, confidence stays raw."""
         self._pool = pool
@@ -105,11 +98,8 @@ class Reasoner:
         self._manner = manner
         self._presets = presets
         self._default_effort = default_effort
-<<<<<<< HEAD
         self._outlooks = outlooks
-=======
         self._calibrations = calibrations or Calibrations(model="")
->>>>>>> effort
         self._lengths = Growths()
         self._runs: dict[asyncio.Task[None], Run] = {}
 
@@ -167,16 +157,11 @@ class Reasoner:
             deadline=due,
             stream_tokens=stream_tokens,
         )
-<<<<<<< HEAD
-        run = Run(trace, effort, driver)
+        driver.concluded.add_done_callback(partial(self._learn, effort))
+        run = Run(trace, effort, driver, self._calibrations)
         task = loop.create_task(
             self._see_through(trace_id, driver, strategy), name=f"run {trace_id}"
         )
-=======
-        driver.concluded.add_done_callback(partial(self._learn, effort))
-        run = Run(trace, effort, driver, self._calibrations)
-        task = loop.create_task(self._see_through(trace_id, driver), name=f"run {trace_id}")
->>>>>>> effort
         self._runs[task] = run
         task.add_done_callback(self._runs.pop)
         return run
