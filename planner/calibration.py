@@ -16,6 +16,10 @@ ANY = "*"
 """The name of the curve for all strategies that have none of their own."""
 
 
+_BANDS = (1, 7, 31)
+"""Outcomes of at most so many candidates have curves of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gain:
     """What so many tokens were worth: the mean that a way to answer took, and its accuracy.
@@ -37,7 +41,8 @@ class Gain:
 class Calibration:
     """All that is known of how right one model is: a curve a strategy, and what tokens bring.
 
-    The curves are by `family`, and by ANY. `source` says on what they were fitted.
+    The curves are by `family`, and by ANY; those for outcomes of so many candidates have their
+    `banded` names. `source` says on what they were fitted.
     """
 
     model: str
@@ -45,16 +50,17 @@ class Calibration:
     gains: tuple[Gain, ...] = ()
     source: str = ""
 
-    def apply(self, strategy: str, selector: str, raw: float) -> float | None:
-        """How likely the answer is right; None where no curve is known.
+    def apply(self, strategy: str, selector: str, raw: float, finished: int) -> float | None:
+        """How likely an answer chosen among `finished` candidates is right; None if none can tell.
 
         Without a curve of its own, a strategy with another inside it goes by that of its name
         alone, and any by the one for all.
         """
         plain = strategy.partition("(")[0]
         for name in (family(strategy, selector), family(plain, selector), ANY):
-            if (curve := self.curves.get(name)) is not None:
-                return curve.apply(raw)
+            for known in (banded(name, finished), name):
+                if (curve := self.curves.get(known)) is not None:
+                    return curve.apply(raw)
         return None
 
     def over(self, older: Calibration | None) -> Calibration:
@@ -70,6 +76,16 @@ class Calibration:
 def family(strategy: str, selector: str) -> str:
     """The name under which outcomes of a strategy, chosen by a selector, share a curve."""
     return f"{strategy}/{selector}"
+
+
+def banded(name: str, finished: int) -> str:
+    """The name of the curve of a family (or of ANY) for outcomes of about so many candidates.
+
+    A share of 4 votes is worth less than the same share of 64: a curve for both is off by 0.1 on
+    the former.
+    """
+    most = next((most for most in _BANDS if finished <= most), None)
+    return f"{name}:{'more' if most is None else most}"
 
 
 def calibration_data(calibration: Calibration) -> dict[str, Any]:

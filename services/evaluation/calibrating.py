@@ -6,11 +6,12 @@ other questions. Answers that couldn't be found have nothing to be sure of, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeAlias
 
-from planner.calibration import ANY, Calibration, Gain, family
+from planner.calibration import ANY, Calibration, Gain, banded, family
 from planner.curves import Curve, Isotonic, fit, held_out
 from planner.reliability import (
     Bin,
@@ -30,6 +31,9 @@ _PROBES = 4
 """Candidates of the vote by whose confidence gains are told apart."""
 _THIRDS = 3
 
+_Told: TypeAlias = dict[tuple[str, str], float]
+"""The chance that others tell of each outcome, by its place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -38,7 +42,7 @@ class Checked:
     Errors are expected calibration errors: `raw` of what the searches said, `fitted` of what curves
     fitted on other questions say of the same, and `chance` the one that so few outcomes show of
     confidences that are exactly right. `replied` is of what the replies said, where these were
-    calibrated by curves that the service had before. `kind` is the curve's.
+    calibrated by curves that the service had before. `kind` is that of the curves.
     """
 
     name: str
@@ -73,20 +77,16 @@ def calibrate(results: Results, model: str, source: str) -> Fitted | None:
     if not known:
         return None
     everything = [record for _, record in known]
-    curves: dict[str, Curve] = {ANY: _fit(everything)}
-    told_by_all = held_out(_pairs(everything), _questions(everything))
-    told = dict(zip((record.place for record in everything), told_by_all, strict=True))
+    curves, told = _curves(ANY, everything)
     checks = []
     for name, records in _families(known).items():
         if len(records) < _LEAST:
             continue
-        curves[name] = _fit(records)
-        chances = held_out(_pairs(records), _questions(records))
-        told.update(zip((record.place for record in records), chances, strict=True))
-        checks.append(_check(name, curves[name], records, chances))
-    together = _check(
-        "all, each by its own curve", None, everything, [told[one.place] for one in everything]
-    )
+        own, chances = _curves(name, records)
+        curves.update(own)
+        told.update(chances)
+        checks.append(_check(name, own.values(), records, chances))
+    together = _check("all, each by its own curve", (), everything, told)
     gains = tuple(_gains(results, compared))
     return Fitted(Calibration(model, curves, gains, source), together, tuple(checks))
 
@@ -108,31 +108,39 @@ def _families(known: Sequence[tuple[Variant, Record]]) -> Mapping[str, list[Reco
     return {**whole, **exact}
 
 
-def _fit(records: Sequence[Record]) -> Curve:
-    return fit(_pairs(records), _questions(records))
+def _curves(name: str, records: Sequence[Record]) -> tuple[dict[str, Curve], _Told]:
+    """A curve for all of these and one for each band of them, and what others like them tell."""
+    curves: dict[str, Curve] = {}
+    told: _Told = {}
+    bands: dict[str, list[Record]] = {}
+    for record in records:
+        bands.setdefault(banded(name, record.finished), []).append(record)
+    for called, inside in ((name, records), *bands.items()):
+        if called == name or len(inside) >= _LEAST:
+            pairs, questions = _pairs(inside), [record.question for record in inside]
+            curves[called] = fit(pairs, questions)
+            places = (record.place for record in inside)
+            told.update(zip(places, held_out(pairs, questions), strict=True))
+    return curves, told
 
 
 def _pairs(records: Sequence[Record]) -> list[Pair]:
     return [(record.raw, record.right) for record in records]
 
 
-def _questions(records: Sequence[Record]) -> list[str]:
-    return [record.question for record in records]
-
-
 def _check(
-    name: str, curve: Curve | None, records: Sequence[Record], chances: Sequence[float]
+    name: str, curves: Iterable[Curve], records: Sequence[Record], chances: _Told
 ) -> Checked:
-    told = [(chance, record.right) for chance, record in zip(chances, records, strict=True)]
+    told = [(chances[record.place], record.right) for record in records]
     calibrated = [(one.confidence, one.right) for one in records if one.calibrated]
-    kind = "" if curve is None else "isotonic" if isinstance(curve, Isotonic) else "Platt"
+    kinds = {"isotonic" if isinstance(curve, Isotonic) else "Platt" for curve in curves}
     return Checked(
         name=name,
-        kind=kind,
+        kind=", ".join(sorted(kinds)),
         outcomes=len(records),
         raw=expected_calibration_error(_pairs(records)),
         fitted=expected_calibration_error(told),
-        chance=chance_error(chances),
+        chance=chance_error([chance for chance, _ in told]),
         replied=expected_calibration_error(calibrated) if calibrated else None,
         bins=reliability(told),
         before=reliability(_pairs(records)),

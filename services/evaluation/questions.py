@@ -14,7 +14,7 @@ import csv
 import io
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -47,6 +47,13 @@ def mixed(names: str, limit: int, seed: int) -> tuple[Question, ...]:
     drawn = [synthetic(name, limit, seed) for name in splits]
     # In turn, so that a run that is cut short has as many of each.
     return tuple(question for together in zip(*drawn, strict=True) for question in together)
+
+
+def by_difficulty(splits: Iterable[str | None]) -> list[str]:
+    """The splits that there are among these, each once, the easiest kind first."""
+    kinds = get_args(Kind)
+    distinct = {split for split in splits if split is not None}
+    return sorted(distinct, key=lambda split: (kinds.index(split.rpartition("/")[2]), split))
 
 
 def synthetic(name: str, limit: int, seed: int) -> tuple[Question, ...]:

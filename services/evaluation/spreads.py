@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from services.evaluation.questions import by_difficulty
 from services.evaluation.results import Record, Results
 from services.evaluation.variants import EFFORTS, Variant
 
@@ -67,7 +68,7 @@ def _groups(
     names: Sequence[str], records: Mapping[str, Record], ease: Mapping[str, float]
 ) -> Iterator[tuple[str, list[str]]]:
     yield "all", list(names)
-    splits = dict.fromkeys(split for name in names if (split := records[name].split) is not None)
+    splits = by_difficulty(records[name].split for name in names)
     if len(splits) > 1:
         for split in splits:
             yield split, [name for name in names if records[name].split == split]

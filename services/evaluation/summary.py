@@ -16,6 +16,7 @@ from services.evaluation.estimates import (
     percentile_interval,
     wilson,
 )
+from services.evaluation.questions import by_difficulty
 from services.evaluation.results import Record, Results
 from services.evaluation.variants import Variant, Worth
 
@@ -149,8 +150,8 @@ def row(variant: Variant, records: Sequence[Record], worth: Worth | None = None)
 
 
 def parts(replies: Sequence[Record]) -> tuple[Part, ...]:
-    """Each split by itself, in the order of their first questions; none where there is but one."""
-    splits = dict.fromkeys(record.split for record in replies if record.split is not None)
+    """Each split by itself; none where there is but one."""
+    splits = by_difficulty(record.split for record in replies)
     if len(splits) < 2:
         return ()
     found = []

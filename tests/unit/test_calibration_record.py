@@ -47,12 +47,32 @@ KNOWN = Calibration(
 )
 def test_the_nearest_curve_counts(strategy: str, selector: str, chance: float) -> None:
     """Its own, that of the strategy without what is inside it, or the one for all."""
-    assert KNOWN.apply(strategy, selector, 0.5) == chance
+    assert KNOWN.apply(strategy, selector, 0.5, 16) == chance
 
 
 def test_without_a_curve_nothing_is_claimed() -> None:
     """Another strategy's curve says nothing of this one."""
-    assert Calibration("m", {family("beam", "weighted"): level(0.9)}).apply("x", "y", 0.5) is None
+    assert (
+        Calibration("m", {family("beam", "weighted"): level(0.9)}).apply("x", "y", 0.5, 1) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("finished", "chance"), [(0, 0.1), (1, 0.1), (2, 0.5), (7, 0.5), (8, 0.3), (31, 0.3), (32, 0.9)]
+)
+def test_few_votes_go_by_the_curve_of_few(finished: int, chance: float) -> None:
+    """Where there is one; the same share is worth more of many."""
+    known = Calibration(
+        "m",
+        {
+            "majority/majority": level(0.5),
+            "majority/majority:1": level(0.1),
+            "majority/majority:31": level(0.3),
+            "majority/majority:more": level(0.9),
+            "*:7": level(0.0),
+        },
+    )
+    assert known.apply("majority", "majority", 0.5, finished) == chance
 
 
 def test_it_survives_json() -> None:

@@ -192,6 +192,7 @@ def test_a_row_has_each_split_of_a_mix_by_itself() -> None:
     ]
     assert [part.mean_completion_tokens for part in made.parts] == [100, 300]
     assert row(variant, records[:10]).parts == ()
+    assert row(variant, records[::-1]).parts == made.parts
     text = "\n".join(sections.splits([made]))
     assert "| strategy | n | easy | tokens | hard | tokens | all |" in text
     assert "| `majority` | 4 | 90.0% (59.6–98.2) | 100 | 40.0% (16.8–68.7) | 300 |" in text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from planner.calibration import ANY
+from planner.calibration import ANY, Calibration
 from services.evaluation import sections
 from services.evaluation.calibrating import calibrate
 from services.evaluation.pictures import draw_reliability
@@ -23,7 +23,7 @@ def recorded(results: Results, variant: Variant, count: int, bend: float, **said
     rng = random.Random(f"{variant.key} {bend}")
     for place in range(count):
         raw = rng.random()
-        told = {"confidence": raw, "completion_tokens": 100, "answer": "2", **said}
+        told = {"confidence": raw, "completion_tokens": 100, "answer": "2", "finished": 4, **said}
         results.add(
             Record(
                 variant.key,
@@ -52,10 +52,10 @@ def test_each_strategy_has_a_curve_of_its_own(results: Results) -> None:
     fitted = calibrate(results, "m", "here")
     assert fitted is not None
     known = fitted.calibration
-    assert set(known.curves) == {ANY, "majority/majority", "best_of_n/best"}
-    assert known.apply("majority", "majority", 0.7) == pytest.approx(0.24, abs=0.12)
-    assert known.apply("best_of_n", "best", 0.3) == pytest.approx(0.74, abs=0.12)
-    assert known.apply("beam", "weighted", 0.5) == known.curves[ANY].apply(0.5)
+    assert _families(known) == {ANY, "majority/majority", "best_of_n/best"}
+    assert known.apply("majority", "majority", 0.7, 4) == pytest.approx(0.24, abs=0.12)
+    assert known.apply("best_of_n", "best", 0.3, 4) == pytest.approx(0.74, abs=0.12)
+    assert known.apply("beam", "weighted", 0.5, 4) == known.curves[f"{ANY}:7"].apply(0.5)
     assert (known.model, known.source) == ("m", "here")
     assert [one.name for one in fitted.families] == ["majority/majority", "best_of_n/best"]
     assert all(one.raw > 0.2 for one in fitted.families)
@@ -78,13 +78,35 @@ def test_what_is_said_was_told_by_other_questions(results: Results) -> None:
     assert checked.fitted > 0.3 * checked.chance
 
 
+def test_few_candidates_have_a_curve_of_their_own(results: Results) -> None:
+    """The same confidence is worth less where fewer have voted; too few outcomes share one."""
+    few, many, rare = variants(["majority@none"], [4, 16, 64])
+    recorded(results, few, 600, 4.0)
+    recorded(results, many, 600, 0.5, finished=16)
+    recorded(results, rare, 20, 1.0, finished=64)
+    fitted = calibrate(results, "m", "")
+    assert fitted is not None
+    known = fitted.calibration
+    assert {name for name in known.curves if name.startswith("majority")} == {
+        "majority/majority",
+        "majority/majority:7",
+        "majority/majority:31",
+    }
+    assert known.apply("majority", "majority", 0.6, 4) == pytest.approx(0.13, abs=0.12)
+    assert known.apply("majority", "majority", 0.6, 16) == pytest.approx(0.77, abs=0.12)
+    assert known.apply("majority", "majority", 0.6, 64) == known.curves["majority/majority"].apply(
+        0.6
+    )
+    assert fitted.families[0].fitted < 0.05
+
+
 def test_the_service_says_what_it_used(results: Results) -> None:
     """An effort's outcomes are those of the strategy and the selector that it came to."""
     (effort,) = variants([], [], efforts=["high"])
     recorded(results, effort, 60, 1.0, used="auto/weighted")
     fitted = calibrate(results, "m", "")
     assert fitted is not None
-    assert set(fitted.calibration.curves) == {ANY, "auto/weighted"}
+    assert _families(fitted.calibration) == {ANY, "auto/weighted"}
 
 
 def test_older_outcomes_are_of_what_the_service_has_for_them(results: Results) -> None:
@@ -94,7 +116,7 @@ def test_older_outcomes_are_of_what_the_service_has_for_them(results: Results) -
     recorded(results, other, 60, 1.0)
     fitted = calibrate(results, "m", "")
     assert fitted is not None
-    assert set(fitted.calibration.curves) == {ANY, "majority/weighted"}
+    assert _families(fitted.calibration) == {ANY, "majority/weighted"}
     assert fitted.families[0].outcomes == 120
 
 
@@ -199,3 +221,8 @@ def _said(record: Record) -> dict[str, Any]:
             json.dumps({name: getattr(record, name) for name in Record.__dataclass_fields__})
         )
     )
+
+
+def _families(known: Calibration) -> set[str]:
+    """What there are curves of, whatever the number of candidates."""
+    return {name.partition(":")[0] for name in known.curves}
