@@ -56,10 +56,14 @@ class Pace:
 
 @dataclass(slots=True)
 class Growths:
-    """The lengths of all that can be grown, whole candidates and single steps, and their pace."""
+    """The lengths of all that can be grown, and the pace at which it grows.
+
+    These are whole candidates, single steps of them, and what is bound to a schema.
+    """
 
     whole: Lengths = field(default_factory=Lengths)
     step: Lengths = field(default_factory=Lengths)
+    bound: Lengths = field(default_factory=Lengths)
     pace: Pace = field(default_factory=Pace)
 
     def of(self, until: Literal["step", "end"]) -> Lengths:

@@ -400,7 +400,7 @@ class Driver:
 
     def _likely(self, flight: Flight) -> int:
         if flight.task.schema is not None:
-            return max(1, flight.limit // 2)
+            return self._all_lengths.bound.likely(flight.limit)
         return self._lengths_of(flight.task).of(flight.task.until).likely(flight.limit)
 
     def _lengths_of(self, task: Expand) -> Growths:
@@ -466,6 +466,8 @@ class Driver:
     def _learn_length(self, flight: Flight, finish: Finish) -> None:
         """Take in how long a step was, or a candidate that was written from its beginning."""
         task, made = flight.task, len(flight.token_ids)
+        if task.schema is not None and finish is Finish.STOP:
+            self._all_lengths.bound.saw(made)
         own = task.share is None and task.messages is None
         goes_on = not task.append and (own or task.share is not None)
         for lengths in (self._lengths_of(task), *([self._all_lengths] if own else [])):

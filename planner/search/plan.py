@@ -40,14 +40,14 @@ from planner.search.inner import Inner, Recipe, first_in_turn
 
 DRAFTS = 8
 """Plans that are written at most."""
-DRAFTING = 0.4
-"""The part of the tokens that plans may take."""
+DRAFTING = 0.6
+"""The part of the tokens that plans may take: no search makes good what a wrong plan asks."""
 PLAN_TOKENS = 1024
-_PLAN_LENGTH = 2.5
+_PLAN_LENGTH = 1.6
 """A plan is likely to be so many times as long as the question."""
 _PLAN_TEMPERATURE = 0.5
-ATTEMPTS = 2
-"""Plans that are followed at most: the best, and where that leaves it unsure, the next."""
+ATTEMPTS = 3
+"""Plans that are followed at most: the best, and while it is unsure, the next."""
 UNSURE = 0.5
 """A step or a plan with less confidence than this is unsure."""
 
@@ -532,7 +532,13 @@ class PlanSearch(Search):
         """The candidates for a step that is about to begin: its part of those that are left."""
         weights = self._weights(attempt)
         unbegun = {one: weights[one] for one in weights if one not in attempt.allotted}
-        return max(1, divide(max(0, self._candidates_left()), unbegun)[name])
+        left = max(len(unbegun), self._candidates_left() // self._to_follow(attempt))
+        return max(1, divide(left, unbegun)[name])
+
+    def _to_follow(self, attempt: Attempt) -> int:
+        """How many plans what is left is for: this one, and those that may be followed after."""
+        more = min(ATTEMPTS - len(self._attempts), len(self._plans))
+        return 1 + max(0, more)
 
     def _tokens_left(self) -> int | None:
         """The tokens that nothing was spent of yet, less what a last pass is likely to take."""
@@ -543,7 +549,9 @@ class PlanSearch(Search):
     def _divide_tokens(self, attempt: Attempt) -> dict[str, int]:
         """What each step that hasn't ended may spend from now on; nothing without a limit."""
         left = self._tokens_left()
-        return {} if left is None else divide(left, self._weights(attempt))
+        if left is None:
+            return {}
+        return divide(left // self._to_follow(attempt), self._weights(attempt))
 
     def _share_out(self) -> None:
         """Settle anew what each running step may spend in all."""
@@ -568,13 +576,16 @@ class PlanSearch(Search):
         ended = [one for one in self._attempts if one.last is not None]
         if not ended:
             return None
-        first = max(ended, key=lambda one: (one.worth * one.confidence, -one.branch))
+        # Plans that agree are so many reasons to believe it.
+        reasons: dict[str, float] = {}
+        for one in ended:
+            reasons[_answer(one)] = reasons.get(_answer(one), 0.0) + one.worth * one.confidence
+        first = max(ended, key=lambda one: (reasons[_answer(one)], -one.branch))
         last = first.last
         if last is None:
             return None
-        same = [one for one in ended if one.last and one.last.answer == last.answer]
-        # Plans that agree are so many reasons to believe it.
-        doubt = prod(1.0 - one.confidence for one in same)
+        same = [one for one in ended if _answer(one) == _answer(first)]
+        doubt = prod(1.0 - one.worth * one.confidence for one in same)
         told = self._told(first)
         ranked = tuple(_joined(told, candidate) for candidate in last.ranked)
         confidence = (1.0 - doubt) * len(same) / len(ended)
@@ -644,6 +655,11 @@ class PlanSearch(Search):
             share=None if share is None else share.completion_tokens,
             **ended,
         )
+
+
+def _answer(attempt: Attempt) -> str:
+    """What a plan came to; nothing where it came to no answer."""
+    return (attempt.last.answer or "") if attempt.last is not None else ""
 
 
 def _joined(before: Sequence[Answered], last: Candidate) -> Candidate:

@@ -20,7 +20,7 @@ from typing import Any, Self, get_args
 
 from planner.effort import Options, settle
 from planner.errors import InvalidOption
-from planner.search import STRATEGIES
+from planner.search import known
 from planner.selection import selector
 from planner.stopping import parse
 from services.evaluation.results import Results
@@ -259,10 +259,8 @@ def _parts(text: str) -> tuple[str, str | None, str | None]:
     """Strategy, selector and stopping rule. Raises InvalidOption for a name that is unknown."""
     head, *stops = split_outside(text, "@")
     strategy, *selects = split_outside(head, "/")
-    if (name := strategy.partition("(")[0]) not in STRATEGIES:
-        known = ", ".join(STRATEGIES)
-        raise InvalidOption(f"{text!r}: the strategy must be one of {known}, not {name!r}.")
     try:
+        known(strategy)
         if selects:
             selector("/".join(selects))
         if stops:

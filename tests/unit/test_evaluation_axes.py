@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.errors import InvalidOption
-from planner.search import STRATEGIES
 from services.evaluation import sections
 from services.evaluation.chart import spots
 from services.evaluation.comparison import rounds
@@ -67,10 +66,9 @@ def record(variant: Variant, name: str, **said: Any) -> Record:
     ],
 )
 def test_what_is_in_brackets_is_of_the_strategy_inside(
-    monkeypatch: pytest.MonkeyPatch, written: str, parts: tuple[str, str | None, str | None]
+    written: str, parts: tuple[str, str | None, str | None]
 ) -> None:
     """Its selector and its rule are its own; the service gets it as it stands."""
-    monkeypatch.setitem(STRATEGIES, "plan", STRATEGIES["beam"])
     (made,) = variants([written], [4])
     assert (made.strategy, made.selector, made.stop) == parts
     assert made.options()["strategy"] == parts[0]
@@ -104,7 +102,7 @@ def test_an_effort_names_no_strategy() -> None:
     body = Job(QUESTION, made, 1).body(SAMPLING)
     assert (made.key, body["reasoning_effort"], body["longthink"]) == ("effort=high", "high", {})
     assert Variant.named(made.key) == made
-    assert made.settled == ("majority", "weighted")
+    assert made.settled == ("auto", "weighted")
 
 
 def test_a_strategy_asks_for_no_effort() -> None:
