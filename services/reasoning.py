@@ -131,6 +131,7 @@ class Reasoner:
             "tokens": effort.budget.completion_tokens,
             "likely": self._lengths.whole.likely(longest),
             "prompt": prompt_tokens,
+            "draft": self._draft(context),
             "timed": deadline is not None,
             "outlook": await self._outlook(effort),
         }
@@ -182,6 +183,11 @@ class Reasoner:
         if not concluded.cancelled() and concluded.exception() is None:
             conclusion = concluded.result()
             self._calibrations.note(effort, conclusion.outcome, conclusion.spent)
+
+    def _draft(self, context: int) -> int | None:
+        """How long a plan is likely to be, once there was one."""
+        seen = self._lengths.bound
+        return None if seen.mean is None else seen.likely(context)
 
     async def _outlook(self, effort: Effort) -> dict[str, Any] | None:
         """What past requests have found, for a strategy that decides by it."""

@@ -163,6 +163,7 @@ def begin(
     tokens: int | None = None,
     likely: int | None = None,
     prompt: int | None = None,
+    draft: int | None = None,
     timed: bool = False,
     outlook: Mapping[str, Any] | None = None,
 ) -> Search:
@@ -183,6 +184,7 @@ def begin(
         tokens=tokens,
         likely=likely,
         prompt=prompt,
+        draft=draft,
         timed=timed,
         outlook=Outlook.read(outlook),
     )

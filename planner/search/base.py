@@ -27,7 +27,8 @@ class Setup:
     `grades` says whether there is a reward model, `verifies` whether answers can be compared.
     `context` is how many tokens the model takes after the query, `tokens` how many completion
     tokens the budget has, `likely` how many of them a whole candidate is likely to take; None where
-    that isn't known, or there is no limit. `prompt` is how many tokens the query itself takes.
+    that isn't known, or there is no limit. `prompt` is how many tokens the query itself takes, and
+    `draft` how many a plan is likely to take, once the service has seen any.
     `timed` says whether there is a deadline, `outlook` what past requests have found of what more
     compute is worth.
     """
@@ -42,6 +43,7 @@ class Setup:
     tokens: int | None = None
     likely: int | None = None
     prompt: int | None = None
+    draft: int | None = None
     timed: bool = False
     outlook: Outlook = field(default_factory=Outlook)
 

@@ -40,11 +40,13 @@ from planner.search.inner import Inner, Recipe, first_in_turn
 
 DRAFTS = 8
 """Plans that are written at most."""
-DRAFTING = 0.6
+DRAFTING = 0.5
 """The part of the tokens that plans may take: no search makes good what a wrong plan asks."""
 PLAN_TOKENS = 1024
 _PLAN_LENGTH = 1.6
-"""A plan is likely to be so many times as long as the question."""
+"""Where no plan was seen yet, one is likely to be so many times as long as the question."""
+_FAIR = 4
+"""The samples that each step of a plan should have before there is another plan."""
 _PLAN_TEMPERATURE = 0.5
 ATTEMPTS = 3
 """Plans that are followed at most: the best, and while it is unsure, the next."""
@@ -264,7 +266,7 @@ class PlanSearch(Search):
         wanted = max(1, min(DRAFTS, setup.candidates // 2))
         if setup.tokens is None:
             return wanted
-        likely = max(1, round(_PLAN_LENGTH * (setup.prompt or setup.likely or 1)))
+        likely = setup.draft or max(1, round(_PLAN_LENGTH * (setup.prompt or setup.likely or 1)))
         if setup.tokens < likely + 2 * (setup.likely or 1):
             return 0
         return max(1, min(wanted, int(DRAFTING * setup.tokens / likely)))
@@ -380,8 +382,7 @@ class PlanSearch(Search):
         attempt.allotted[step.id] = candidates
         share = f"{attempt.branch - _PLANS}.{step.id}"
         tokens = self._divide_tokens(attempt).get(step.id)
-        part = len(question) / max(1, len(self._question()))
-        likely = self.setup.likely and max(8, round(self.setup.likely * min(1.0, part)))
+        likely = self._likely(question)
         setup = replace(
             self.setup, query=query, candidates=candidates, tokens=tokens, likely=likely
         )
@@ -537,8 +538,21 @@ class PlanSearch(Search):
 
     def _to_follow(self, attempt: Attempt) -> int:
         """How many plans what is left is for: this one, and those that may be followed after."""
-        more = min(ATTEMPTS - len(self._attempts), len(self._plans))
+        more = max(0, min(ATTEMPTS - len(self._attempts), len(self._plans)))
+        left = self._tokens_left()
+        if left is not None:
+            steps = (step for step in attempt.plan.steps if step.id not in attempt.answered)
+            fair = _FAIR * sum(self._likely(step.question) or 1 for step in steps)
+            more = min(more, left // max(1, fair) - 1)
+        more = min(more, self._candidates_left() // (_FAIR * len(attempt.plan.steps)) - 1)
         return 1 + max(0, more)
+
+    def _likely(self, question: str) -> int | None:
+        """How many tokens an answer to a part of the question is likely to take."""
+        if self.setup.likely is None:
+            return None
+        part = len(question) / max(1, len(self._question()))
+        return max(8, round(self.setup.likely * min(1.0, part)))
 
     def _tokens_left(self) -> int | None:
         """The tokens that nothing was spent of yet, less what a last pass is likely to take."""

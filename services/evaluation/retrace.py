@@ -112,6 +112,7 @@ class _Told:
                 tokens=opened.get("tokens"),
                 likely=opened.get("likely"),
                 prompt=opened.get("prompt"),
+                draft=opened.get("draft"),
                 timed=opened.get("timed", False),
                 outlook=opened.get("outlook"),
             ),
