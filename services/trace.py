@@ -196,7 +196,8 @@ class TraceStore:
 
         Raises redis.exceptions.RedisError when Redis can't be reached.
         """
-        ids = [_str(one) for one in await self._redis.zrevrange(recent.INDEX, 0, most - 1)]
+        listed: list[bytes | str] = await self._redis.zrevrange(recent.INDEX, 0, most - 1)
+        ids = [_str(one) for one in listed]
         async with self._redis.pipeline(transaction=False) as pipe:
             _ = pipe.time()
             for trace_id in ids:

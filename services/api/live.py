@@ -37,6 +37,9 @@ _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 0.1
 """How often it is looked whether a run that wrote nothing is still there."""
 
+_AT_ONCE = 32
+"""So many events are written before others of this process have their turn: searches, above all."""
+
 _HEARTBEAT = b": nothing new\n\n"
 
 
@@ -317,14 +320,16 @@ class _Settling:
 async def _feed(
     source: Source, first: Sequence[Event], after: int, heartbeat_seconds: float
 ) -> AsyncGenerator[bytes, None]:
-    for event in first:
-        yield _sent(event)
-    while not source.over:
-        events = await source.more(heartbeat_seconds)
-        for event in events:
-            if event.seq > after:
-                yield _sent(event)
-        if not events and not source.over:
+    events = first
+    while True:
+        for start in range(0, len(events), _AT_ONCE):
+            yield b"".join(map(_sent, events[start : start + _AT_ONCE]))
+            await asyncio.sleep(0)
+        if source.over:
+            break
+        came = await source.more(heartbeat_seconds)
+        events = [event for event in came if event.seq > after]
+        if not came and not source.over:
             yield _HEARTBEAT
     if source.lost is not None:
         yield b"event: lost\ndata: " + to_json({"reason": source.lost}) + b"\n\n"
