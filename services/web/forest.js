@@ -11,7 +11,7 @@ const PAD = 16;
 const TOP = 30;
 const ROW = 22; // pixels, where there is room
 const WORDS = 11; // pixels of a row from which words fit
-const COLUMN = { least: 10, most: 54 };
+const COLUMN = { least: 10, most: 54, alone: 120 }; // pixels of a level, the last without words
 
 export class Forest {
   constructor(canvas, hint, select) {
@@ -108,9 +108,10 @@ export class Forest {
       return y > -k && y < height + k;
     });
     this._links();
-    const radius = Math.max(1.6, Math.min(5, k * 0.3));
+    const radius = Math.max(1.6, Math.min(5, k * 0.36));
     if (k >= WORDS) this._rows(seen);
     for (const node of seen) this._dot(node, radius);
+    this._labels(seen);
     if (k >= WORDS) this._heading();
   }
 
@@ -123,7 +124,7 @@ export class Forest {
         if (!node.parent || this.best.has(node) !== wanted) continue;
         const [x, y] = this._at(node);
         const [px, py] = this._at(node.parent);
-        if (Math.max(y, py) < 0 || Math.min(y, py) > height) continue;
+        if ((y < 0 || y > height) && (py < 0 || py > height)) continue;
         const bend = px + (x - px) * 0.5;
         context.moveTo(px, py);
         context.bezierCurveTo(bend, py, bend, y, x, y);
@@ -192,9 +193,7 @@ export class Forest {
         context.fillStyle = ink.wash;
         context.fillRect(0, y - k / 2, width, k);
       }
-      if (node.data.step && node.children) {
-        this._label(node, node.data.step.id, y);
-      } else if (made !== null && !node.children) {
+      if (made !== null && !node.children) {
         const leads = made.answer !== null && same(made.answer, this.search.outcome ?? this.search.standing);
         context.fillStyle = leads ? ink.text : ink.dim;
         context.textAlign = "left";
@@ -206,18 +205,31 @@ export class Forest {
         if (made.tokens) context.fillText(count(made.tokens), tokens, y);
         context.textAlign = "left";
         context.fillStyle = ink.faint;
-        const room = Math.floor((width - words - PAD) / 6.2);
-        if (room > 8) context.fillText((node.data.line ??= line(node)).slice(0, room), words, y);
+        const room = Math.floor((width - words - PAD) / 6.4);
+        if (room > 8) context.fillText(short((node.data.line ??= line(node)), room), words, y);
       }
     }
   }
 
-  _label(node, text, y) {
+  // The names of the plan's steps, where there is room between them.
+  _labels(seen) {
     const { context, ink } = this;
-    const [x] = this._at(node);
+    let free = -Infinity;
+    context.font = `11px ${FONT}`;
     context.textAlign = "right";
-    context.fillStyle = ink.text;
-    context.fillText(short(text, 14), x - 9, y);
+    context.textBaseline = "middle";
+    const steps = seen.filter((node) => node.data.step).sort((a, b) => a.row - b.row);
+    for (const node of steps) {
+      const [x, y] = this._at(node);
+      if (y < free) continue;
+      free = y + 13;
+      const text = short(node.data.step.id ?? "", 14);
+      const wide = context.measureText(text).width;
+      context.fillStyle = ink.paper;
+      context.fillRect(x - wide - 12, y - 7, wide + 5, 14);
+      context.fillStyle = ink.text;
+      context.fillText(text, x - 9, y);
+    }
   }
 
   _heading() {
@@ -238,15 +250,17 @@ export class Forest {
 
   _columns() {
     const right = this._x(this.deepest) + 16;
-    return [right, right + 160, right + 220, right + 240];
+    return [right, right + 136, right + 192, right + 210];
   }
 
+  // Without words beside it, the tree has the whole width; as they come it makes room for them.
   _x(depth) {
     const [width] = this.size;
-    const indent = this.search?.steps.size ? 78 : PAD + 4;
-    const room = Math.max(60, width * 0.5 - indent);
-    const column = Math.max(COLUMN.least, Math.min(COLUMN.most, room / this.deepest));
-    return indent + depth * column;
+    const words = Math.max(0, Math.min(1, (this.transform.k - WORDS * 0.6) / (WORDS * 0.4)));
+    const indent = PAD + 8;
+    const room = Math.max(60, width * (0.96 - 0.46 * words) - indent);
+    const most = COLUMN.alone + (COLUMN.most - COLUMN.alone) * words;
+    return indent + depth * Math.max(COLUMN.least, Math.min(most, room / this.deepest));
   }
 
   _y(row) {

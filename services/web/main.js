@@ -6,7 +6,7 @@ import { Forest } from "/web/forest.js";
 import { drawBudget, drawCourse, drawDetail, drawHead, drawVotes } from "/web/panels.js";
 import { drawPlans, planState } from "/web/plan.js";
 import { Search } from "/web/search.js";
-import { ago, count, figure, make, rampCss, short } from "/web/words.js";
+import { about, ago, count, figure, make, rampCss, short } from "/web/words.js";
 
 const LIST_MS = 2000;
 const PANEL_MS = 120;
@@ -59,7 +59,7 @@ function row(one) {
     one.answer === null ? null : `${short(one.answer, 18)}`,
     one.confidence === null ? null : figure(one.confidence),
     one.strategy,
-    one.completion_tokens === null ? null : `${count(one.completion_tokens)} tokens`,
+    one.completion_tokens === null ? null : `${about(one.completion_tokens)} tok`,
   ];
   const state = one.under_way ? "running" : one.stopped === null ? "lost" : "over";
   const said = { running: "under way", lost: "never ended", over: ago(one.began) }[state];

@@ -7,8 +7,8 @@ const d3 = globalThis.d3;
 
 const MOST_VOTES = 8;
 const DIMENSIONS = [
-  { key: "completion_tokens", name: "tokens generated", say: count },
-  { key: "reward_tokens", name: "tokens graded", say: count },
+  { key: "completion_tokens", name: "generated", say: count },
+  { key: "reward_tokens", name: "graded", say: count },
   { key: "candidates", name: "candidates", say: count },
   { key: "micro_usd", name: "cost", say: dollars },
 ];
@@ -72,14 +72,16 @@ export function drawBudget(element, search) {
       return make("div", { class: "curve" },
         make("span", { class: "name" }, name),
         curve(points.map(({ at, spent }) => [at, spent[key] ?? 0]), end, limit, now, budget.deadline_seconds),
-        make("span", { class: "number" }, say(now)),
-        make("span", { class: "number dim" }, limit === null ? "" : `of ${say(limit)}`));
+        amount(say(now), limit === null ? null : say(limit)));
     });
   const time = make("div", { class: "curve" },
     make("span", { class: "name" }, "time"), make("span"),
-    make("span", { class: "number" }, seconds(search.seconds)),
-    make("span", { class: "number dim" }, budget.deadline_seconds == null ? "" : `of ${seconds(budget.deadline_seconds)}`));
+    amount(seconds(search.seconds), budget.deadline_seconds == null ? null : seconds(budget.deadline_seconds)));
   element.replaceChildren(...curves, time);
+}
+
+function amount(now, limit) {
+  return make("span", { class: "number" }, now, limit === null ? null : make("span", { class: "dim" }, ` of ${limit}`));
 }
 
 const SIZE = { width: 150, height: 26 };

@@ -5,7 +5,7 @@ import { colour, count, figure, make, short } from "/web/words.js";
 
 const { graphlib, layout } = globalThis.dagre;
 
-const CARD = { width: 216, height: 104 };
+const CARD = { width: 216, height: 94 };
 const MOST_DOTS = 54;
 
 // Draw the plans that matter while `chosen`, a step's key or "", is looked at: the plan of the whole,

@@ -57,21 +57,16 @@ export class Search {
   // The votes: those of the search, or what the candidates below a step come to.
   votes(prefix) {
     const told = this.outcome ?? this.standing;
-    if (prefix === "" && told?.votes?.length) return told.votes;
+    if (prefix === "" && (told?.votes?.length || this.plans.length)) return told?.votes ?? [];
     const votes = new Map();
     for (const node of this.under(prefix)) {
-      if (!node.finished || node.answer === null || this.plansText(node, prefix)) continue;
+      if (!node.finished || node.answer === null) continue;
       const vote = votes.get(node.answer) ?? { answer: node.answer, count: 0, score: null };
       vote.count += 1;
       if (node.score !== null) vote.score = (vote.score ?? 0) + node.score;
       votes.set(node.answer, vote);
     }
     return [...votes.values()].sort((a, b) => b.count - a.count || (b.score ?? 0) - (a.score ?? 0));
-  }
-
-  // Whether this is no candidate for the answer but the text of a plan, or belongs to a step.
-  plansText(node, prefix) {
-    return prefix === "" && this.plans.length > 0;
   }
 
   _opened(data) {

@@ -14,6 +14,7 @@ export const STOPPED = {
 const whole = new Intl.NumberFormat("en");
 
 export const count = (number) => (number == null ? "–" : whole.format(number));
+export const about = (number) => (number < 1000 ? `${number}` : d3.format(".2~s")(number));
 export const figure = (number, places = 2) => (number == null ? "–" : number.toFixed(places));
 export const dollars = (micro) => `$${(micro / 1e6).toFixed(micro < 10_000 ? 6 : 4)}`;
 export const seconds = (time) => (time < 10 ? `${time.toFixed(2)} s` : `${time.toFixed(1)} s`);
@@ -22,7 +23,8 @@ export function ago(began, now = Date.now() / 1000) {
   const past = Math.max(0, now - began);
   if (past < 60) return `${Math.floor(past)} s ago`;
   if (past < 3600) return `${Math.floor(past / 60)} min ago`;
-  return `${Math.floor(past / 3600)} h ago`;
+  if (past < 172_800) return `${Math.floor(past / 3600)} h ago`;
+  return `${Math.floor(past / 86_400)} days ago`;
 }
 
 export function short(text, most = 40) {

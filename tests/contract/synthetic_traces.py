@@ -143,7 +143,7 @@ class Told:
 
 def _votes(votes: Mapping[str, tuple[int, float]]) -> list[dict[str, Any]]:
     return [
-        {"answer": answer, "count": count, "score": score}
+        {"answer": answer, "count": count, "score": score or None}
         for answer, (count, score) in votes.items()
     ]
 
