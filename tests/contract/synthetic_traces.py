@@ -163,8 +163,8 @@ def planned(*, closed: bool = True) -> list[Event]:
     Unless it is `closed`, the last step has only begun.
     """
     told = Told(
-        "Sixteen hens lay 5 eggs a week each. Three eggs are eaten for breakfast every day, and the "
-        "rest are sold at $6 a dozen. How much money do they bring in a week?",
+        "Sixteen hens lay 5 eggs a week each. Three eggs are eaten for breakfast every day, and "
+        "the rest are sold at $6 a dozen. How much money do they bring in a week?",
         strategy="plan",
         completion_tokens=6000,
         reward_tokens=20_000,
@@ -253,7 +253,7 @@ def large(nodes: int = 2000) -> list[Event]:
         path, text = places[draw.randrange(len(places))] if number > 20 else ((), "")
         place = children[path] = children.get(path, -1) + 1
         longer = f"{text}Step {len(path) + 1}: it follows that x is {draw.randint(1, 99)}.\n"
-        ends = len(path) > 3 and draw.random() < 0.45 or len(path) == 8
+        ends = (len(path) > 3 and draw.random() < 0.45) or len(path) == 8
         longer += f"#### {draw.choice((42, 42, 42, 41, 40))}" if ends else ""
         child = (*path, place)
         told.sample(
