@@ -196,7 +196,7 @@ class TraceStore:
 
         Raises redis.exceptions.RedisError when Redis can't be reached.
         """
-        listed: list[bytes | str] = await self._redis.zrevrange(recent.INDEX, 0, most - 1)
+        listed: list[Any] = await self._redis.zrevrange(recent.INDEX, 0, most - 1)
         ids = [_str(one) for one in listed]
         async with self._redis.pipeline(transaction=False) as pipe:
             _ = pipe.time()

@@ -229,6 +229,7 @@ def planned(*, closed: bool = True) -> list[Event]:
 
 def _grow(told: Told, root: tuple[int, ...], draw: random.Random, answer: str) -> None:
     """A tree of three levels below `root`."""
+    frontier: list[tuple[tuple[int, ...], str, tuple[float, ...]]]
     frontier = [((*root, place), "", ()) for place in range(4)]
     for level in range(3):
         grown = []
