@@ -136,7 +136,7 @@ function open(id) {
   // needn't be, and one that was refused is gone.
   mine.addEventListener("error", () => {
     if (heard.closed) mine.close();
-    else if (mine.readyState === EventSource.CLOSED) heard.lost = "This trace isn't there any more.";
+    else if (mine.readyState === EventSource.CLOSED) heard.lost = "This trace can't be read, or isn't there any more.";
     show({});
   });
   show({ fresh: true });

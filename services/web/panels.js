@@ -121,9 +121,17 @@ export function drawCourse(element, search, choose) {
 export function drawDetail(element, search, stepKey, nodeKey) {
   const node = search.nodes.get(nodeKey);
   const step = search.steps.get(stepKey);
+  // Drawn anew only when there is something new: somebody may be reading, or listening to it.
+  const state = JSON.stringify([search.id, stepKey, nodeKey, search.chosen, node ?? stateOf(step), search.closed]);
+  if (element.dataset.state === state) return;
+  element.dataset.state = state;
   if (node) element.replaceChildren(...ofNode(search, node));
   else if (step) element.replaceChildren(...ofStep(step));
   else element.replaceChildren(...ofSearch(search));
+}
+
+function stateOf(step) {
+  return step ? { ...step, plan: null } : null;
 }
 
 function ofNode(search, node) {
@@ -224,7 +232,6 @@ function ofSearch(search) {
     ["stop", effort?.stop],
     ["candidates", effort?.candidates == null ? null : `at most ${count(effort.candidates)}`],
     ["deadline", budget.deadline_seconds == null ? null : seconds(budget.deadline_seconds)],
-    ["nodes", count(search.nodes.size)],
     ["trace", search.id],
   ];
   const said = search.messages.flatMap((one) => [make("h3", {}, one.role), make("pre", {}, one.content)]);
