@@ -31,7 +31,7 @@ export function planState(search, chosen) {
 function plansShown(search, chosen) {
   const latest = (plans) => plans.at(-1);
   const inside = (plan) => [...search.steps.values()].find(
-    (step) => step.plan !== plan && within(plan.key, step.key) && step.plan.key !== plan.key);
+    (step) => step.plan !== plan && step.plan?.key !== plan.key && within(plan.key, step.key));
   const outermost = latest(search.plans.filter((plan) => !inside(plan)));
   const shown = outermost ? [outermost] : [];
   for (let step = search.steps.get(chosen); step; ) {

@@ -119,6 +119,7 @@ export class Search {
 
   _planned(data, at) {
     const plan = { key: keyOf(data.path), steps: [], notes: data.notes ?? [], at };
+    for (const [key, step] of this.steps) if (step.plan?.key === plan.key) this.steps.delete(key);
     for (const told of data.steps) {
       const key = keyOf(told.path);
       const step = { key, id: told.id, question: told.question, needs: told.needs, state: "waiting" };

@@ -227,6 +227,19 @@ def planned(*, closed: bool = True) -> list[Event]:
     return told.events
 
 
+def nested() -> list[Event]:
+    """The plan with its last step under way, which has been planned itself, and then again."""
+    events = planned(closed=False)
+    for ids in (("half", "rest"), ("other",)):
+        steps = [
+            {"id": name, "question": f"Which {name}?", "needs": [], "path": [1, 4, 9, place]}
+            for place, name in enumerate(ids)
+        ]
+        told = {"path": [1, 4, 9], "steps": steps, "notes": []}
+        events.append(Event(len(events), events[-1].seconds, Kind.PLANNED, told))
+    return events
+
+
 def _grow(told: Told, root: tuple[int, ...], draw: random.Random, answer: str) -> None:
     """A tree of three levels below `root`."""
     frontier: list[tuple[tuple[int, ...], str, tuple[float, ...]]]

@@ -74,6 +74,24 @@ async def test_plan_step_tree_and_candidate_are_clicked_through(
     await expect(page.locator("#scope")).to_contain_text("Whole search")
 
 
+async def test_a_step_shows_the_plan_it_has_of_its_own(
+    service: Service, shelf: Shelf, page: Page
+) -> None:
+    """A step that was planned itself, and again, opens its latest plan below the whole one."""
+    shelf.events["nested"] = synthetic_traces.nested()
+    await page.goto(service.url)
+    await expect(page.locator(".plan")).to_have_count(1)
+    await expect(page.locator(".step")).to_have_count(5)
+    await page.locator(".step", has_text="money").click()
+    await expect(page.locator(".plan")).to_have_count(2)
+    own = page.locator(".plan").nth(1)
+    await expect(own.locator("h2")).to_have_text("Plan 3 of 3, of step money")
+    await expect(own.locator(".step")).to_have_count(1)
+    await own.locator(".step").click()
+    await expect(page.locator(".plan")).to_have_count(2)
+    await expect(page.locator("#scope")).to_contain_text("Step other")
+
+
 async def test_why_and_on_what_it_was_spent_is_told(service: Service, page: Page) -> None:
     """The course has decisions, plan and end; the budget every dimension with its limit."""
     await page.goto(service.url)

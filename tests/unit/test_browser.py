@@ -51,7 +51,12 @@ def test_where_none_can_be_had_it_is_said_what_to_install(
     """Playwright is asked, Debian only by root; then the person is."""
     tried: list[tuple[str, ...]] = []
     monkeypatch.setattr(browser, "find", lambda: None)
-    monkeypatch.setattr(browser, "run", lambda *command: bool(tried.append(command)))
+
+    def run(*command: str) -> bool:
+        tried.append(command)
+        return False
+
+    monkeypatch.setattr(browser, "run", run)
     assert browser.main() == 1
     assert [command[1:] for command in tried] == [("-m", "playwright", "install", "chromium")]
     assert "apt-get install chromium" in capsys.readouterr().out
