@@ -136,6 +136,7 @@ class Picture:
 
     def _plan(self, data: Mapping[str, Any], _seconds: float) -> None:
         """A plan takes the place of an earlier one for the same; one for a step stands below it."""
+        self._decisions += [f"plan: {note}" for note in data.get("notes", ())]
         root = tuple(data["path"])
         outer = max((one for one in self._steps if root[: len(one)] == one), key=len, default=())
         for path in [one for one in self._steps if one[: len(outer)] == outer and one != outer]:

@@ -10,8 +10,8 @@ const d3 = globalThis.d3;
 const PAD = 16;
 const TOP = 30;
 const ROW = 22; // pixels, where there is room
-const WORDS = 11; // pixels of a row from which words fit
-const COLUMN = { least: 10, most: 54, alone: 120 }; // pixels of a level, the last without words
+const WORDS = 10; // pixels of a row from which words fit
+const COLUMN = { least: 10, most: 54, alone: 220 }; // pixels of a level, the last without words
 
 export class Forest {
   constructor(canvas, hint, select) {
@@ -184,7 +184,7 @@ export class Forest {
     const { k } = this.transform;
     const width = this.size[0];
     const [answers, scores, tokens, words] = this._columns();
-    context.font = `${k >= 16 ? 12 : 10.5}px ${FONT}`;
+    context.font = `${k >= 15 ? 12 : k >= 12 ? 10.5 : 9.5}px ${FONT}`;
     context.textBaseline = "middle";
     for (const node of seen) {
       const made = node.data.made;
@@ -256,7 +256,7 @@ export class Forest {
   // Without words beside it, the tree has the whole width; as they come it makes room for them.
   _x(depth) {
     const [width] = this.size;
-    const words = Math.max(0, Math.min(1, (this.transform.k - WORDS * 0.6) / (WORDS * 0.4)));
+    const words = Math.max(0, Math.min(1, (this.transform.k - WORDS * 0.8) / (WORDS * 0.2)));
     const indent = PAD + 8;
     const room = Math.max(60, width * (0.96 - 0.46 * words) - indent);
     const most = COLUMN.alone + (COLUMN.most - COLUMN.alone) * words;

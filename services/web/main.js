@@ -8,7 +8,7 @@ import { drawPlans, planState } from "/web/plan.js";
 import { Search } from "/web/search.js";
 import { about, ago, count, figure, make, rampCss, short } from "/web/words.js";
 
-const LIST_MS = 2000;
+const LIST_MS = 1000;
 const PANEL_MS = 120;
 const KINDS = [
   "opened", "asked", "tokens", "told", "planned", "step", "decided", "standing", "cancelled",

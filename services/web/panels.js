@@ -38,12 +38,12 @@ function progress({ standing }) {
   return `under way: ${count(standing.finished)}${of} finished, ${count(standing.running)} running`;
 }
 
-// Bars as long as the share of the votes, coloured by the mean score of those who cast them.
+// A bar an answer, beside the longest, coloured by the mean score of those who voted for it.
 export function drawVotes(element, votes) {
-  const cast = d3.sum(votes, (vote) => vote.count);
+  const most = d3.max(votes, (vote) => vote.count);
   const rows = votes.slice(0, MOST_VOTES).map((vote) => {
     const mean = vote.score == null ? null : vote.score / vote.count;
-    const share = (100 * vote.count) / cast;
+    const share = (100 * vote.count) / most;
     return make("div", { class: "vote", title: vote.answer },
       make("span", { class: "name" }, short(vote.answer, 28)),
       make("span", { class: "bar" },

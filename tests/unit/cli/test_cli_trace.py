@@ -34,6 +34,7 @@ def test_a_plan_is_drawn_with_what_lies_below_each_step(fake_service: Any, longt
     code, out, err = longthink("trace", "abc", "--url", fake_service.url)
     assert (code, err) == (0, "")
     assert "decompose: The question asks for several things, one after another." in out
+    assert "plan: A step that needs one which doesn't exist was repaired." in out
     assert re.search(r"● left  59 0\.\d\d  \d+ of 1,000 tokens  needs eggs, eaten", out)
     assert "How many of 80 eggs are left when 21 are eaten?" in out
     assert re.search(r"1\.3\.0 ◦ 0\.\d\d", out)
