@@ -107,6 +107,11 @@ export class Forest {
       const y = this._y(node.row);
       return y > -k && y < height + k;
     });
+    const selected = this.byKey.get(this.selected);
+    if (selected && !selected.children && k >= WORDS) {
+      context.fillStyle = ink.wash;
+      context.fillRect(0, this._y(selected.row) - k / 2, width, k);
+    }
     this._links();
     const radius = Math.max(1.6, Math.min(5, k * 0.36));
     if (k >= WORDS) this._rows(seen);
@@ -186,15 +191,13 @@ export class Forest {
     const [answers, scores, tokens, words] = this._columns();
     context.font = `${k >= 15 ? 12 : k >= 12 ? 10.5 : 9.5}px ${FONT}`;
     context.textBaseline = "middle";
+    const told = this.search.steps.get(this.prefix) ?? this.search.outcome ?? this.search.standing;
+    const leader = told?.answer;
     for (const node of seen) {
       const made = node.data.made;
       const y = this._y(node.row);
-      if (node.data.key === this.selected && !node.children) {
-        context.fillStyle = ink.wash;
-        context.fillRect(0, y - k / 2, width, k);
-      }
       if (made !== null && !node.children) {
-        const leads = made.answer !== null && same(made.answer, this.search.outcome ?? this.search.standing);
+        const leads = made.answer !== null && same(made.answer, leader);
         context.fillStyle = leads ? ink.text : ink.dim;
         context.textAlign = "left";
         context.fillText(verdict(made), answers, y);
@@ -428,9 +431,9 @@ function verdict(made) {
   return made.finished ? "no answer" : "";
 }
 
-function same(answer, told) {
+function same(answer, leader) {
   const plain = (text) => String(text).replace(/[\s,$]/g, "").toLowerCase();
-  return told?.answer != null && plain(told.answer) === plain(answer);
+  return leader != null && plain(leader) === plain(answer);
 }
 
 // What a candidate adds to its parent, in one line.
