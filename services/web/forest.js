@@ -19,6 +19,8 @@ export class Forest {
     this.hint = hint;
     this.onSelect = select;
     this.context = canvas.getContext("2d", { alpha: false });
+    this.search = null;
+    this.prefix = "";
     this.root = d3.hierarchy({ key: "", children: [] });
     this.nodes = [];
     this.byKey = new Map();
@@ -102,6 +104,7 @@ export class Forest {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.fillStyle = ink.paper;
     context.fillRect(0, 0, width, height);
+    if (this.search === null) return;
     const { k } = this.transform;
     const seen = this.nodes.filter((node) => {
       const y = this._y(node.row);
@@ -179,7 +182,7 @@ export class Forest {
         context.stroke();
       }
     }
-    if (node.data.key === this.search?.chosen) ring(context, x, y, radius + 3, ink.accent, 1.6);
+    if (node.data.key === this.search.chosen) ring(context, x, y, radius + 3, ink.accent, 1.6);
     if (node.data.key === this.selected) ring(context, x, y, radius + 4.5, ink.text, 1.6);
   }
 
