@@ -1,6 +1,7 @@
 // The tree of candidates on a canvas: depth from left to right, a row for each leaf, and beside each
 // leaf what it came to. Zooming spreads the rows; words are written where there is room for them.
-// Only what is in sight is drawn, so that a tree of thousands of nodes moves smoothly.
+// Candidates that nothing grows from are a list, in as many columns as they need. Only what is in
+// sight is drawn, so that a tree of thousands of nodes moves smoothly.
 
 import { pathOf, within } from "/web/search.js";
 import { colour, count, figure, short } from "/web/words.js";
@@ -9,6 +10,8 @@ const d3 = globalThis.d3;
 
 const PAD = 16;
 const TOP = 30;
+const CELL = 150; // pixels of a column of a list, at least
+const LINE = 17; // pixels of a row of a list, at least, while there is room for another column
 const ROW = 22; // pixels, where there is room
 const WORDS = 10; // pixels of a row from which words fit
 const COLUMN = { least: 10, most: 54, alone: 220 }; // pixels of a level, the last without words
@@ -25,6 +28,7 @@ export class Forest {
     this.nodes = [];
     this.byKey = new Map();
     this.rows = 1;
+    this.columns = 1;
     this.transform = d3.zoomIdentity;
     this.moved = false;
     this.selected = null;
@@ -67,6 +71,7 @@ export class Forest {
     this.nodes = this.root.descendants();
     this.byKey = new Map(this.nodes.map((node) => [node.data.key, node]));
     this.rows = Math.max(1, this.root.rows);
+    this.columns = 1;
     this.deepest = Math.max(1, this.root.height);
     this.best = new Set();
     const chosen = this.byKey.get(search.chosen);
@@ -111,16 +116,16 @@ export class Forest {
       return y > -k && y < height + k;
     });
     const selected = this.byKey.get(this.selected);
-    if (selected && !selected.children && k >= WORDS) {
+    if (selected && !selected.children && k >= WORDS && this.columns === 1) {
       context.fillStyle = ink.wash;
       context.fillRect(0, this._y(selected.row) - k / 2, width, k);
     }
-    this._links();
+    if (this.columns === 1) this._links();
     const radius = Math.max(1.6, Math.min(5, k * 0.36));
     if (k >= WORDS) this._rows(seen);
     for (const node of seen) this._dot(node, radius);
     this._labels(seen);
-    if (k >= WORDS) this._heading();
+    if (k >= WORDS && this.columns === 1) this._heading();
   }
 
   _links() {
@@ -150,6 +155,7 @@ export class Forest {
 
   _dot(node, radius) {
     const { context, ink } = this;
+    if (node === this.root && this.columns > 1) return;
     const [x, y] = this._at(node);
     const made = node.data.made;
     context.beginPath();
@@ -203,6 +209,13 @@ export class Forest {
         const leads = made.answer !== null && same(made.answer, leader);
         context.fillStyle = leads ? ink.text : ink.dim;
         context.textAlign = "left";
+        if (this.columns > 1) {
+          const [x] = this._at(node);
+          context.fillText(verdict(made), x + 11, y);
+          context.textAlign = "right";
+          if (made.score !== null) context.fillText(figure(made.score), x + this._cell() - 24, y);
+          continue;
+        }
         context.fillText(verdict(made), answers, y);
         context.textAlign = "right";
         context.fillStyle = ink.text;
@@ -274,7 +287,26 @@ export class Forest {
   }
 
   _at(node) {
-    return [this._x(node.depth), this._y(node.row)];
+    const x = this.columns > 1 ? PAD + 8 + (node.column ?? 0) * this._cell() : this._x(node.depth);
+    return [x, this._y(node.row)];
+  }
+
+  _cell() {
+    return (this.size[0] - PAD * 2) / this.columns;
+  }
+
+  // Put what is a list into as many columns as it needs, and as there are.
+  _wrap() {
+    const room = Math.max(1, Math.floor((this.size[1] - TOP - PAD * 1.5) / LINE));
+    const most = Math.max(1, Math.floor((this.size[0] - PAD * 2) / CELL));
+    const leaves = this.root.children;
+    this.columns = Math.min(most, Math.ceil(leaves.length / room));
+    this.rows = Math.ceil(leaves.length / this.columns);
+    leaves.forEach((leaf, place) => {
+      leaf.row = place % this.rows;
+      leaf.column = Math.floor(place / this.rows);
+    });
+    this.root.row = (this.rows - 1) / 2;
   }
 
   // Scrolled no further than to the first and the last row; k is the height of a row.
@@ -288,6 +320,7 @@ export class Forest {
   }
 
   _fit() {
+    if (this.root.height === 1) this._wrap();
     const least = Math.min(ROW, (this.size[1] - TOP - PAD * 1.5) / this.rows);
     if (!(least > 0)) return;
     this.zoom.scaleExtent([least, Math.max(ROW, least)]);
@@ -320,12 +353,14 @@ export class Forest {
   // The candidate at a place: the nearest dot, or among the words the leaf of that row.
   _find(event) {
     const [mx, my] = d3.pointer(event, this.canvas);
-    const among = mx > this._x(this.deepest) + 10;
+    const listed = this.columns > 1;
+    const among = !listed && mx > this._x(this.deepest) + 10;
     let found = null;
     let nearest = among ? Math.max(4, this.transform.k / 2) : 14;
     for (const node of this.nodes) {
       const [x, y] = this._at(node);
-      const far = among ? (node.children ? Infinity : Math.abs(y - my)) : Math.hypot(x - mx, y - my);
+      const inside = !node.children && (among || (listed && mx > x - 10 && mx < x - 10 + this._cell()));
+      const far = inside ? Math.abs(y - my) : among ? Infinity : Math.hypot(x - mx, y - my);
       if (far < nearest) {
         nearest = far;
         found = node;
@@ -358,7 +393,7 @@ export class Forest {
   _key(event) {
     const node = this.byKey.get(this.selected) ?? this.root;
     const level = this.nodes.filter((one) => one.depth === Math.max(1, node.depth));
-    level.sort((a, b) => a.row - b.row);
+    level.sort((a, b) => (a.column ?? 0) - (b.column ?? 0) || a.row - b.row);
     const place = level.indexOf(node);
     const go = {
       ArrowLeft: () => node.parent,

@@ -122,7 +122,7 @@ export function drawDetail(element, search, stepKey, nodeKey) {
   const node = search.nodes.get(nodeKey);
   const step = search.steps.get(stepKey);
   // Drawn anew only when there is something new: somebody may be reading, or listening to it.
-  const state = JSON.stringify([search.id, stepKey, nodeKey, search.chosen, node ?? stateOf(step), search.closed]);
+  const state = JSON.stringify([search.id, stepKey, nodeKey, search.chosen, node ?? stateOf(step), search.closed, search.effort]);
   if (element.dataset.state === state) return;
   element.dataset.state = state;
   if (node) element.replaceChildren(...ofNode(search, node));

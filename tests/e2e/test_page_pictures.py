@@ -24,7 +24,7 @@ from tests.contract.scripted_service import (
     started,
     until_cancelled,
 )
-from tests.e2e.test_page import click
+from tests.e2e.test_page import PLACE, click
 
 SMOOTH_MS = 50.0
 """What a picture may take of the time until the next."""
@@ -90,6 +90,22 @@ async def test_a_step_shows_the_plan_it_has_of_its_own(
     await own.locator(".step").click()
     await expect(page.locator(".plan")).to_have_count(2)
     await expect(page.locator("#scope")).to_contain_text("Step other")
+
+
+async def test_many_samples_are_a_list_in_columns(
+    service: Service, shelf: Shelf, page: Page
+) -> None:
+    """What nothing grows from is all in sight at once, and each can be clicked by its words."""
+    shelf.events["many"] = synthetic_traces.samples(230)
+    await page.goto(service.url)
+    await expect(page.locator("#scope")).to_contain_text("230 finished")
+    size = await page.locator("#canvas").bounding_box()
+    assert size is not None
+    for number in (0, 60, 229):
+        place = await page.evaluate(PLACE, str(number))
+        assert size["y"] < place["y"] < size["y"] + size["height"]
+        await page.mouse.click(place["x"] + 20, place["y"])
+        await expect(page.locator("#detail h2")).to_have_text(re.compile(rf"[a-z]{number}$"))
 
 
 async def test_why_and_on_what_it_was_spent_is_told(service: Service, page: Page) -> None:
