@@ -13,7 +13,7 @@ SLOW_TESTS := $(foreach folder,integration chaos e2e,$(if $(wildcard tests/$(fol
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check lint types layers pins fast-tests test bench clean
+.PHONY: help setup demo serve check lint types layers pins fast-tests browser test bench clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,10 @@ serve: setup ## start the service on this machine, until Ctrl-C
 
 check: lint types layers pins fast-tests ## what to run before each commit: all but the slow tests
 
-test: check ## every check and every test
+browser: setup
+	@$(BIN)/python deploy/browser.py
+
+test: check browser ## every check and every test
 	@# Each folder starts a Ray of its own, of which a process can have but one.
 	set -e; for folder in $(SLOW_TESTS); do \
 		$(BIN)/python -m pytest --timeout=300 $(PYTEST) $$folder; done

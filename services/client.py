@@ -68,6 +68,23 @@ class Client:
         """The trace of a request, as JSON."""
         return await self._get(f"/v1/traces/{trace_id}")
 
+    async def follow(self, trace_id: str) -> AsyncIterator[dict[str, Any]]:
+        """The events of a trace from the first to the last, as they come.
+
+        Raises ServiceError also where the service gives the search up for lost.
+        """
+        kind = ""
+        async with self._sent("GET", f"/v1/traces/{trace_id}/events") as response:
+            async for line in _lines(response):
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    kind = value
+                elif name == "data":
+                    event = self._object(value)
+                    if kind == "lost":
+                        raise ServiceError(str(event.get("reason")))
+                    yield event
+
     async def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to one request."""
         async with self._sent("POST", _CHAT, body) as response:
@@ -80,7 +97,7 @@ class Client:
         """
         streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
         async with self._sent("POST", _CHAT, streamed) as response:
-            async for line in response.aiter_lines():
+            async for line in _lines(response):
                 data = line.removeprefix("data:").strip()
                 if not line.startswith("data:"):
                     continue
@@ -141,6 +158,19 @@ class Client:
         if said is None:
             raise ServiceError(f"{self.url} sent something that isn't JSON: is it longthink?")
         return said
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """The lines of a stream of events.
+
+    They end with a line feed. httpx would also take one for ended at a line separator, which stands
+    in JSON as it is and may be part of what a model wrote.
+    """
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode().removesuffix("\r")
 
 
 def _later(response: httpx.Response) -> bool:

@@ -167,6 +167,10 @@ class Reasoner:
         task.add_done_callback(self._runs.pop)
         return run
 
+    def find(self, trace_id: str) -> Run | None:
+        """The run with this trace, while it is under way in this process."""
+        return next((run for run in self._runs.values() if run.trace.id == trace_id), None)
+
     async def drain(self, seconds: float) -> None:
         """End every run with the best it has, and wait for them for at most so long."""
         for run in list(self._runs.values()):

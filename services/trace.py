@@ -19,8 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from services import ending, recent
+from services.ending import Endings
+from services.recent import Recent
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+    from redis.asyncio.client import Pipeline
+
+SILENT_SECONDS = 120.0
+"""A trace that isn't closed and hasn't grown for so long is given up: its service has died."""
 
 
 class Kind(StrEnum):
@@ -87,6 +95,23 @@ class Trace:
                 return
             await self._more.wait()
 
+    async def grown(self, seen: int, seconds: float) -> list[Event]:
+        """The events beyond the first `seen`; none, if none comes within `seconds`."""
+        if seen >= len(self.events):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._more.wait()
+        return self.events[seen:]
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a stored trace has beyond a mark, the new mark, and how long ago it last grew."""
+
+    events: tuple[Event, ...]
+    mark: str
+    silent_seconds: float
+
 
 class TraceStore:
     """Traces in Redis streams, each with a time to live of `ttl_seconds`.
@@ -106,9 +131,23 @@ class TraceStore:
         self._queue: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
         self._lost = lost
+        self._endings: Endings | None = None
+
+    def heed(self, end: Callable[[str], object]) -> None:
+        """Have `end` called with each id for which `end` is called on a store, on any replica."""
+        self._endings = Endings(self._redis, end)
+
+    async def end(self, trace_id: str) -> bool:
+        """Ask the replica that runs it to end a search. False where none listens.
+
+        Raises redis.exceptions.RedisError when Redis can't be reached.
+        """
+        return await ending.publish(self._redis, trace_id)
 
     def write(self, trace_id: str, event: Event) -> None:
         """Have the writer carry `event` to Redis."""
+        if self._endings is not None:
+            self._endings.listen()
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write())
         self._queue.put_nowait((trace_id, event))
@@ -124,6 +163,8 @@ class TraceStore:
             self._writer.cancel()
             with suppress(asyncio.CancelledError):
                 await self._writer
+        if self._endings is not None:
+            await self._endings.aclose()
 
     async def read(self, trace_id: str) -> list[Event] | None:
         """The stored events of a trace, or None where there is no such trace.
@@ -134,6 +175,42 @@ class TraceStore:
         events = [_decode(fields) for _, fields in entries if fields is not None]
         # A batch whose reply was lost on the wire may have been written twice.
         return sorted({event.seq: event for event in events}.values(), key=_seq) or None
+
+    async def tail(self, trace_id: str, mark: str | None = None) -> Tail | None:
+        """What was stored after `mark`, or None where there is no such trace.
+
+        An event may come twice; its `seq` tells. Raises redis.exceptions.RedisError when Redis
+        can't be reached.
+        """
+        async with self._redis.pipeline(transaction=False) as pipe:
+            _ = pipe.xrange(self._key(trace_id), "-" if mark is None else f"({mark}")
+            _ = pipe.time()
+            entries, (seconds, micro) = await pipe.execute()
+        if not entries and mark is None:
+            return None
+        mark = _str(entries[-1][0]) if entries else mark or "0-0"
+        silent = seconds + micro / 1e6 - _added(mark)
+        return Tail(tuple(_decode(fields) for _, fields in entries), mark, silent)
+
+    async def recent(self, most: int) -> list[Recent]:
+        """The newest requests, newest first.
+
+        Raises redis.exceptions.RedisError when Redis can't be reached.
+        """
+        listed: list[Any] = await self._redis.zrevrange(recent.INDEX, 0, most - 1)
+        ids = [_str(one) for one in listed]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            _ = pipe.time()
+            for trace_id in ids:
+                _ = pipe.hgetall(recent.key(trace_id))
+                _ = pipe.xrevrange(self._key(trace_id), count=1)
+            (now, _), *found = await pipe.execute()
+        rows = []
+        for trace_id, facts, last in zip(ids, found[::2], found[1::2], strict=True):
+            growing = bool(last) and now - _added(last[0][0]) < SILENT_SECONDS
+            told = {_str(name): _str(value) for name, value in facts.items()}
+            rows.append(recent.recent(trace_id, told, growing=growing))
+        return [row for row in rows if row is not None]
 
     async def _write(self) -> None:
         while True:
@@ -153,9 +230,17 @@ class TraceStore:
             # A pipeline only notes its commands; what they return means nothing yet.
             for trace_id, event in batch:
                 _ = pipe.xadd(self._key(trace_id), _encode(event))
+                self._index(pipe, trace_id, event)
             for trace_id in {trace_id for trace_id, _ in batch}:
                 _ = pipe.expire(self._key(trace_id), self._ttl)
             await pipe.execute()
+
+    def _index(self, pipe: Pipeline, trace_id: str, event: Event) -> None:
+        if event.kind is Kind.OPENED:
+            recent.note_opened(pipe, trace_id, event.data, now=time.time(), ttl=self._ttl)
+        elif event.kind is Kind.CLOSED:
+            seconds = event.seconds
+            recent.note_closed(pipe, trace_id, event.data, seconds=seconds, ttl=self._ttl)
 
     @staticmethod
     def _key(trace_id: str) -> str:
@@ -180,6 +265,11 @@ def _decode(fields: Mapping[Any, Any]) -> Event:
     return Event(
         int(text["seq"]), float(text["seconds"]), Kind(text["kind"]), json.loads(text["data"])
     )
+
+
+def _added(entry: bytes | str) -> float:
+    """When an entry was added: its id begins with that, in milliseconds of Redis' clock."""
+    return int(_str(entry).partition("-")[0]) / 1000
 
 
 def _str(value: bytes | str) -> str:

@@ -23,11 +23,12 @@ from structlog.contextvars import bound_contextvars
 
 from planner.effort import Effort, Options, settle
 from planner.errors import LongthinkError
-from services.api import routes
+from services.api import page, routes
 from services.api.chat import ChatCompletions
 from services.api.errors import ApiError, told
 from services.api.limits import Limits
-from services.api.routes import EngineMetrics, Ready, Traces
+from services.api.live import Store, Traces
+from services.api.routes import EngineMetrics, Ready
 from services.api.schema import ChatRequest
 from services.reasoning import Reasoner
 from services.telemetry import Telemetry
@@ -41,7 +42,7 @@ def build(
     *,
     model_name: str,
     ready: Ready,
-    traces: Traces,
+    traces: Store,
     engine_metrics: EngineMetrics,
     limits: Limits | None = None,
     telemetry: Telemetry | None = None,
@@ -65,10 +66,10 @@ def build(
     app.include_router(routes.models(model_name))
     app.include_router(routes.health(ready, limits=limits))
     app.include_router(
-        routes.observed(
-            traces=traces, engine_metrics=engine_metrics, limits=limits, telemetry=telemetry
-        )
+        routes.observed(engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
     )
+    app.include_router(routes.traces(Traces(reasoner, traces, limits)))
+    app.include_router(page.page())
     chat = ChatCompletions(
         reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle
     )

@@ -6,22 +6,23 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from fastapi import APIRouter
 from pydantic_core import to_json
-from redis.exceptions import RedisError
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from planner.errors import LongthinkError
-from services.api.errors import ApiError, unavailable
+from services.api.errors import invalid
 from services.api.exposition import CONTENT_TYPE, merge
 from services.api.limits import Limits
+from services.api.live import Traces, told, unknown
 from services.api.schema import unknown_model
+from services.recent import MOST
 from services.telemetry import Telemetry
-from services.trace import Event
 
 Ready: TypeAlias = Callable[[], Awaitable[dict[str, bool]]]
 """Says of each engine, by name, whether it answers."""
@@ -30,17 +31,7 @@ EngineMetrics: TypeAlias = Callable[[], Awaitable[list[tuple[str, str]]]]
 """The Prometheus text of each engine replica, as (replica, text)."""
 
 _TRACE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_FLUSH_SECONDS = 1.0
-
-
-class Traces(Protocol):
-    """Where traces are read from: `services.trace.TraceStore`."""
-
-    async def flush(self) -> None:
-        """Return when everything written so far can be read, or is lost."""
-
-    async def read(self, trace_id: str) -> list[Event] | None:
-        """The events of a trace, or None. Raises RedisError when Redis can't be reached."""
+_SEQ = re.compile(r"[0-9]{1,15}")
 
 
 def models(model: str) -> APIRouter:
@@ -91,10 +82,8 @@ def health(ready: Ready, *, limits: Limits) -> APIRouter:
     return routes
 
 
-def observed(
-    *, traces: Traces, engine_metrics: EngineMetrics, limits: Limits, telemetry: Telemetry
-) -> APIRouter:
-    """What the service did."""
+def observed(*, engine_metrics: EngineMetrics, limits: Limits, telemetry: Telemetry) -> APIRouter:
+    """What the service did, in figures."""
     routes = APIRouter(tags=["observability"])
 
     @routes.get("/metrics")
@@ -108,21 +97,44 @@ def observed(
             telemetry.engines_unheard(error)
         return Response(merge(telemetry.metrics(), engines), media_type=CONTENT_TYPE)
 
-    @routes.get("/v1/traces/{trace_id}")
+    return routes
+
+
+def traces(kept: Traces) -> APIRouter:
+    """What each request did, and the end of one that is under way.
+
+    Nobody but the person who looks at it may end a search, and no page of another site in that
+    person's browser: a browser asks before it sends a DELETE across sites, and as no response of
+    this service carries CORS headers, it doesn't get leave.
+    """
+    routes = APIRouter(prefix="/v1/traces", tags=["observability"])
+
+    @routes.get("")
+    async def list_traces(request: Request) -> Response:
+        """The newest requests, newest first: at most `limit` of them, 50 without it."""
+        found = await kept.recent(_limit(request.query_params.get("limit", "50")))
+        return _json({"object": "list", "data": [asdict(one) for one in found]})
+
+    @routes.get("/{trace_id}")
     async def show_trace(trace_id: str) -> Response:
         """The log of a request: everything told about it, in order."""
-        events = None
-        if _TRACE_ID.fullmatch(trace_id):
-            events = await _read(traces, trace_id, limits.retry_seconds)
-        if events is None:
-            raise ApiError(
-                HTTPStatus.NOT_FOUND,
-                "There is no such trace. Traces are kept for a limited time.",
-                code="trace_not_found",
-                param="trace_id",
-            )
-        body = {"id": trace_id, "events": [_told(event) for event in events]}
-        return Response(to_json(body, inf_nan_mode="null"), media_type="application/json")
+        events = await kept.read(_id(trace_id))
+        return _json({"id": trace_id, "events": [told(event) for event in events]})
+
+    @routes.get("/{trace_id}/events")
+    async def follow_trace(trace_id: str, request: Request) -> Response:
+        """The log of a request as server-sent events, while it is written, from the first event.
+
+        With `Last-Event-ID`, from the event after that one.
+        """
+        last = request.headers.get("last-event-id", "")
+        return await kept.follow(_id(trace_id), int(last) if _SEQ.fullmatch(last) else -1)
+
+    @routes.delete("/{trace_id}")
+    async def end_trace(trace_id: str) -> Response:
+        """End a search: its request is answered with the best so far."""
+        await kept.end(_id(trace_id))
+        return JSONResponse({"id": trace_id, "status": "ending"}, HTTPStatus.ACCEPTED)
 
     return routes
 
@@ -135,22 +147,18 @@ async def _engines(ready: Ready, seconds: float) -> dict[str, bool]:
         return {}
 
 
-async def _read(traces: Traces, trace_id: str, retry_seconds: float) -> list[Event] | None:
-    # A client that asks right after its reply should find the end of the log, too.
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_FLUSH_SECONDS):
-            await traces.flush()
-    try:
-        return await traces.read(trace_id)
-    except RedisError:
-        message = "Traces can't be read at present."
-        raise unavailable(message, "traces_unavailable", retry_seconds) from None
+def _id(text: str) -> str:
+    """A trace's id. What can't be one never reaches Redis as a key."""
+    if not _TRACE_ID.fullmatch(text):
+        raise unknown()
+    return text
 
 
-def _told(event: Event) -> dict[str, Any]:
-    return {
-        "seq": event.seq,
-        "seconds": event.seconds,
-        "kind": event.kind,
-        "data": event.data,
-    }
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST):
+        raise invalid(f"limit must be a whole number from 1 to {MOST}.", "limit")
+    return int(text)
+
+
+def _json(body: Any) -> Response:
+    return Response(to_json(body, inf_nan_mode="null"), media_type="application/json")

@@ -1,7 +1,7 @@
 """Asks one question of a running service, and shows the search while it goes on.
 
-The picture is made from the trace, which is read again and again while the reply is streamed: the
-stream says which trace it is, and its lines of progress stand in where there is no terminal.
+The picture is made from the trace, which is followed while the reply is streamed: the stream says
+which trace it is, and its lines of progress stand in where there is no terminal.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
@@ -18,8 +19,10 @@ from rich.live import Live
 from services.cli.picture import Picture, result
 from services.client import Client, ServiceError
 
-_LOOK_SECONDS = 0.3
-"""How often the trace is read while a picture of it is drawn."""
+_DRAW_SECONDS = 0.1
+"""A picture is drawn no more often than this."""
+_AGAIN_SECONDS = 0.3
+"""When a trace that can't be followed yet is asked for again."""
 
 _ID_PREFIX = "chatcmpl-"
 
@@ -138,18 +141,28 @@ class _Screen:
             self._live.refresh()
 
     async def look(self) -> None:
-        """Draw what the trace says, for ever."""
+        """Draw what the trace says, until it is closed."""
         trace_id = await self._trace
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
             try:
-                trace = await self._client.trace(trace_id)
+                await draw(self._client, trace_id, self._picture, self._live)
+                return
             except ServiceError:
-                continue  # nothing is written yet; the lines of the stream are shown meanwhile
-            for event in trace["events"]:
-                self._picture.see(event)
-            if self._live is not None:
-                self._live.refresh()
+                # Nothing is written yet; the lines of the stream are shown meanwhile.
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def draw(client: Client, trace_id: str, picture: Picture, live: Live | None) -> None:
+    """Follow a trace to its end, and draw it on the way where there is something to draw on."""
+    due = 0.0
+    async for event in client.follow(trace_id):
+        picture.see(event)
+        now = monotonic()
+        if live is not None and now >= due:
+            live.refresh()
+            due = now + _DRAW_SECONDS
+    if live is not None:
+        live.refresh()
 
 
 @asynccontextmanager

@@ -1,16 +1,14 @@
-"""The picture of one search in the terminal: candidates, votes and budget.
+"""The picture of one search in the terminal: plan, tree or candidates, votes and budget.
 
-Fed with the events of its trace, each any number of times, and with the reply when it is there,
-which has the last word.
+Fed with the events of its trace in order, each any number of times, and with the reply when it is
+there, which has the last word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.panel import Panel
@@ -18,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from planner.answers import answer_of
+from services.cli.branches import Path, Seen, Step, drawn, plan, short
 
 STOPPED: Mapping[str, str] = {
     "certain": "nothing still to come could have changed the answer",
@@ -37,37 +35,26 @@ _SPENT = {
     "usd": "US dollars",
     "seconds": "seconds",
 }
-_MOST_CELLS = 64
 _MOST_VOTES = 8
-_LONGEST_ANSWER = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A candidate, as far as it is known. `status` is `running` until it is told how it ended."""
-
-    status: str = "running"
-    answer: str | None = None
-    score: float | None = None
-    tokens: int = 0
-
-    def cell(self, leader: str | None) -> Text:
-        """The candidate in a few characters; one that votes for the leader is green."""
-        if self.status != "done":
-            return Text(f"· {self.status}", style="red" if self.status == "failed" else "dim")
-        style = "green" if leader is not None and self.answer == leader else "yellow"
-        score = "" if self.score is None else f" {self.score:.2f}"
-        answer = _short(self.answer) if self.answer is not None else "no answer"
-        return Text.assemble((f"• {answer}", style), (score, "dim"))
+_MOST_LINES = 30
+"""Of a plan or a tree on a screen that is drawn again and again."""
+_MOST_DECISIONS = 4
 
 
 class Picture:
-    """What can be shown so far."""
+    """What can be shown so far. Trees are drawn on about `most_lines`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_lines: int = _MOST_LINES) -> None:
+        self.question = ""
+        self.effort: Mapping[str, Any] = {}
+        self.outcome: Mapping[str, Any] | None = None
+        self._most_lines = most_lines
+        self._seq = -1
         self._line = ""
         self._written = ""
-        self._candidates: dict[str, Seen] = {}
+        self._candidates: dict[Path, Seen] = {}
+        self._steps: dict[Path, Step] = {}
+        self._decisions: list[str] = []
         self._planned: int | None = None
         self._leader: str | None = None
         self._votes: Sequence[Mapping[str, Any]] = ()
@@ -83,23 +70,22 @@ class Picture:
         self._line = line.strip()
 
     def see(self, event: Mapping[str, Any]) -> None:
-        """Take an event of the trace."""
-        data = event["data"]
-        match event["kind"]:
-            case "opened":
-                self._planned = data["effort"]["candidates"]
-                self._budget = _in_dollars(data["effort"]["budget"])
-            case "asked":
-                for task in data["tasks"]:
-                    self._expected(task)
-            case "told":
-                self._told(data)
-            case "standing":
-                self._leader, self._votes = data["answer"], data["votes"]
-                self._planned = data["planned"]
-                self._spent = {**_in_dollars(data["spent"]), "seconds": event["seconds"]}
-            case _:
-                pass
+        """Take an event of the trace, unless it was taken before."""
+        if event["seq"] <= self._seq:
+            return
+        self._seq = event["seq"]
+        take = {
+            "opened": self._opened,
+            "asked": self._asked,
+            "told": self._told,
+            "planned": self._plan,
+            "step": self._step,
+            "decided": self._decided,
+            "standing": self._stands,
+            "closed": self._closed,
+        }.get(event["kind"])
+        if take is not None:
+            take(event["data"], event["seconds"])
 
     def finish(self, ours: Mapping[str, Any]) -> None:
         """Take the `longthink` object of the reply."""
@@ -111,11 +97,20 @@ class Picture:
         return Group(*self._parts())
 
     def _parts(self) -> Iterator[RenderableType]:
-        if self._candidates:
+        if self._decisions:
+            yield Text("\n".join(self._decisions[-_MOST_DECISIONS:]), style="dim")
+        if self._steps:
+            yield Text("Plan", style="bold")
+            steps = [self._steps[path] for path in sorted(self._steps)]
+            shown = plan(steps, self._candidates, self._most_lines, self._leader)
+            yield Padding(shown, (0, 0, 1, 2))
+        elif self._candidates:
             of = f" of {self._planned}" if self._planned else ""
-            finished = sum(one.status == "done" for one in self._candidates.values())
+            done = [one for one in self._candidates.values() if one.status == "done"]
+            finished = sum(not one.partial for one in done)
             yield Text(f"Candidates  {finished}{of}", style="bold")
-            yield Padding(Columns(list(self._cells()), padding=(0, 2)), (0, 0, 1, 2))
+            shown = drawn(self._candidates, (), self._leader, self._most_lines)
+            yield Padding(shown, (0, 0, 1, 2))
         if self._votes:
             yield Text("Votes", style="bold")
             yield Padding(_bars(self._votes), (0, 0, 1, 2))
@@ -127,54 +122,83 @@ class Picture:
         if self._line:
             yield Text(self._line, style="dim")
 
-    def _cells(self) -> Iterator[Text]:
-        seen = list(self._candidates.values())
-        for one in seen[:_MOST_CELLS]:
-            yield one.cell(self._leader)
-        if len(seen) > _MOST_CELLS:
-            yield Text(f"and {len(seen) - _MOST_CELLS} more", style="dim")
+    def _opened(self, data: Mapping[str, Any], _seconds: float) -> None:
+        self.effort = data["effort"]
+        said = data.get("query", {}).get("messages", ())
+        self.question = next((one["content"] for one in said[::-1] if one["role"] == "user"), "")
+        self._planned = self.effort["candidates"]
+        self._budget = _in_dollars(self.effort["budget"])
 
-    def _expected(self, task: str) -> None:
-        kind, _, path = task.partition(":")
-        if kind == "expand":
-            self._candidates.setdefault(path, Seen())
+    def _stands(self, data: Mapping[str, Any], seconds: float) -> None:
+        self._leader, self._votes = data["answer"], data["votes"]
+        self._planned = data.get("planned", self._planned)
+        self._spent = {**_in_dollars(data["spent"]), "seconds": seconds}
 
-    def _told(self, data: Mapping[str, Any]) -> None:
-        kind, _, path = data["id"].partition(":")
+    def _plan(self, data: Mapping[str, Any], _seconds: float) -> None:
+        """A plan takes the place of an earlier one for the same; one for a step stands below it."""
+        self._decisions += [f"plan: {note}" for note in data.get("notes", ())]
+        root = tuple(data["path"])
+        outer = max((one for one in self._steps if root[: len(one)] == one), key=len, default=())
+        for path in [one for one in self._steps if one[: len(outer)] == outer and one != outer]:
+            del self._steps[path]
+        for step in data["steps"]:
+            path = tuple(step["path"])
+            name = f"{self._steps[outer].id}.{step['id']}" if outer else step["id"]
+            self._steps[path] = Step(name, path, step["question"], tuple(step["needs"]))
+
+    def _step(self, data: Mapping[str, Any], _seconds: float) -> None:
+        path = tuple(data["path"])
+        step = self._steps.setdefault(path, Step(data["id"], path))
+        step.state, step.told = data["state"], data
+        step.question = data["question"]
+
+    def _decided(self, data: Mapping[str, Any], _seconds: float) -> None:
+        self._decisions.append(f"{data['what']}: {data['why']}")
+
+    def _closed(self, data: Mapping[str, Any], seconds: float) -> None:
+        self.outcome = data["outcome"]
+        self._stands({**data["outcome"], "spent": data["spent"]}, seconds)
+
+    def _asked(self, data: Mapping[str, Any], _seconds: float) -> None:
+        for task in data["tasks"]:
+            kind, _, name = task.partition(":")
+            if kind == "expand":
+                self._candidates.setdefault(_path(name), Seen())
+
+    def _told(self, data: Mapping[str, Any], _seconds: float) -> None:
+        kind, _, name = data["id"].partition(":")
         made = data["candidate"]
-        if kind == "grade" and made is not None and path in self._candidates:
-            self._candidates[path] = replace(self._candidates[path], score=made["score"])
+        if kind == "grade" and made is not None and (path := _path(name)) in self._candidates:
+            self._candidates[path] = self._candidates[path].graded(made["score"])
         if kind == "expand":
-            self._candidates[path] = _seen(data["status"], made)
+            self._candidates[_path(name)] = Seen.told(data["status"], made)
 
 
 def result(content: str, ours: Mapping[str, Any], url: str) -> RenderableType:
     """The reply: the work, the answer, how sure it is, why it stopped, and where to read more."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold")
-    facts.add_column()
+    rows = facts(ours)
+    rows.add_row("Trace", Text(f"{url}/v1/traces/{ours['trace_id']}", style="dim"))
+    return Group(_work(content.strip() or "(nothing)"), rows)
+
+
+def facts(ours: Mapping[str, Any]) -> Table:
+    """The answer, how sure it is, and why the search stopped there."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold")
+    rows.add_column()
     answer = "none was found" if ours["answer"] is None else str(ours["answer"])
-    facts.add_row("Answer", Text(answer, style="bold green"))
-    facts.add_row("Confidence", f"{ours['confidence']:.2f}")
+    rows.add_row("Answer", Text(answer, style="bold green"))
+    rows.add_row("Confidence", f"{ours['confidence']:.2f}")
     stopped = str(ours["stopped"])
-    facts.add_row("Stopped", Text(f"{stopped}: {STOPPED.get(stopped, 'as it says')}"))
-    facts.add_row("By", Text(f"{ours['strategy']}, chosen by {ours['selector']}"))
+    rows.add_row("Stopped", Text(f"{stopped}: {STOPPED.get(stopped, 'as it says')}"))
+    rows.add_row("By", Text(f"{ours['strategy']}, chosen by {ours['selector']}"))
     for note in ours["notes"]:
-        facts.add_row("Note", Text(note))
-    facts.add_row("Trace", Text(f"{url}/v1/traces/{ours['trace_id']}", style="dim"))
-    return Group(_work(content.strip() or "(nothing)"), facts)
+        rows.add_row("Note", Text(note))
+    return rows
 
 
 def _work(text: str) -> Panel:
     return Panel(Text(text), title="Work", title_align="left")
-
-
-def _seen(status: str, made: Mapping[str, Any] | None) -> Seen:
-    if made is None:
-        return Seen(status)
-    ended = made["finish"] == "stop"
-    answer = answer_of(made["text"], ended=ended)
-    return Seen(status, answer, made["score"], len(made["token_ids"]))
 
 
 def _bars(votes: Sequence[Mapping[str, Any]]) -> Table:
@@ -186,9 +210,7 @@ def _bars(votes: Sequence[Mapping[str, Any]]) -> Table:
         bar = ProgressBar(
             total=cast, completed=vote["count"], width=30, finished_style="bar.complete"
         )
-        bars.add_row(
-            Text(_short(vote["answer"])), bar, str(vote["count"]), Text(score, style="dim")
-        )
+        bars.add_row(Text(short(vote["answer"])), bar, str(vote["count"]), Text(score, style="dim"))
     if len(votes) > _MOST_VOTES:
         rest = votes[_MOST_VOTES:]
         told = f"{len(rest)} other answers"
@@ -228,6 +250,6 @@ def _in_dollars(counted: Mapping[str, Any]) -> dict[str, Any]:
     return {**counted, "usd": None if micro is None else micro / 1_000_000}
 
 
-def _short(answer: str) -> str:
-    line = " ".join(answer.split())
-    return line if len(line) <= _LONGEST_ANSWER else line[: _LONGEST_ANSWER - 1] + "…"
+def _path(name: str) -> Path:
+    """The path in a task's id."""
+    return tuple(map(int, name.split(".")))

@@ -19,8 +19,9 @@ from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vot
 from planner.effort import Options, settle
 from services.api import Limits, build
 from services.reasoning import Reasoner, Reply, Run
+from services.recent import Recent
 from services.telemetry import Telemetry, configure_logging
-from services.trace import Event, Kind, Trace
+from services.trace import Event, Kind, Tail, Trace
 
 MODEL = "reference"
 CHAT = "/v1/chat/completions"
@@ -58,6 +59,11 @@ class ScriptedRun(Run):
         self.options = options
         self.cancelled = asyncio.Event()
         self._course = asyncio.create_task(play(self))
+
+    @property
+    def over(self) -> bool:
+        """Whether its course is run."""
+        return self._course.done()
 
     async def reply(self) -> Reply:
         """What the course came to."""
@@ -108,12 +114,28 @@ class ScriptedReasoner(Reasoner):
         self.streamed.append(stream_tokens)
         return run
 
+    def find(self, trace_id: str) -> Run | None:
+        """The run with this trace, until its course is run."""
+        found = (run for run in self.runs if run.trace.id == trace_id and not run.over)
+        return next(found, None)
+
 
 class Shelf:
-    """Traces in a dict."""
+    """Traces in a dict. Each was written to `silent_seconds` ago; `asked` are those to end."""
 
     def __init__(self) -> None:
         self.events: dict[str, list[Event]] = {}
+        self.silent_seconds = 0.0
+        self.listeners = 1
+        self.asked: list[str] = []
+
+    def heed(self, end: Callable[[str], object]) -> None:
+        """Nobody else asks."""
+
+    async def end(self, trace_id: str) -> bool:
+        """Note that it was asked."""
+        self.asked.append(trace_id)
+        return self.listeners > 0
 
     async def flush(self) -> None:
         """Everything is there already."""
@@ -121,6 +143,36 @@ class Shelf:
     async def read(self, trace_id: str) -> list[Event] | None:
         """The events put there."""
         return self.events.get(trace_id)
+
+    async def tail(self, trace_id: str, mark: str | None = None) -> Tail | None:
+        """The events after as many as the mark says."""
+        events = self.events.get(trace_id)
+        if events is None:
+            return None
+        return Tail(tuple(events[int(mark or 0) :]), str(len(events)), self.silent_seconds)
+
+    async def recent(self, most: int) -> list[Recent]:
+        """The requests whose traces are open or closed, the last one first."""
+        rows = [_row(trace_id, events) for trace_id, events in self.events.items()]
+        return rows[::-1][:most]
+
+
+def _row(trace_id: str, events: list[Event]) -> Recent:
+    """What the index says of a trace whose first event opens it."""
+    said, closed = events[0].data, [one for one in events if one.kind is Kind.CLOSED]
+    outcome = closed[0].data["outcome"] if closed else {}
+    return Recent(
+        id=trace_id,
+        began=1_700_000_000.0,
+        question=said["query"]["messages"][-1]["content"],
+        strategy=said["effort"]["strategy"],
+        under_way=not closed,
+        answer=outcome.get("answer"),
+        confidence=outcome.get("confidence"),
+        stopped=outcome.get("stopped"),
+        completion_tokens=closed[0].data["spent"]["completion_tokens"] if closed else None,
+        seconds=closed[0].seconds if closed else None,
+    )
 
 
 @dataclass(slots=True)

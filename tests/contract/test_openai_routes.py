@@ -269,7 +269,7 @@ async def test_traces_that_cannot_be_read_are_a_503() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/nothing", 404, "not_found"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
         ("GET", CHAT, 405, "method_not_allowed"),

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from playwright.async_api import Page, async_playwright
 from redis import Redis
 
+from deploy import browser
 from services.app import Service
 from services.redis_server import RedisServer
 from services.settings import GeneratorSettings, RedisSettings, ServiceSettings, Settings
@@ -125,3 +127,27 @@ def held(redis: RedisServer) -> Iterator[Callable[[], int]]:
 def hard() -> Callable[[int], list[str]]:
     """Hard questions of the test split."""
     return lambda count: [query.question for query in queries("test", "hard", count, seed=7)]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where the browser is; `make test` has installed one where there was none."""
+    found = browser.find()
+    assert found is not None, browser.HELP
+    return found
+
+
+@pytest.fixture
+async def page(chromium: str) -> AsyncIterator[Page]:
+    """A page of a browser that has only just started. What goes wrong in it fails the test."""
+    wrong: list[str] = []
+    async with async_playwright() as playwright:
+        flags = list(browser.FLAGS)
+        running = await playwright.chromium.launch(executable_path=chromium, args=flags)
+        context = await running.new_context(viewport={"width": 1600, "height": 950})
+        opened = await context.new_page()
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        yield opened
+        await running.close()
+    assert not wrong

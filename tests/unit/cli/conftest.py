@@ -30,6 +30,8 @@ class FakeService:
         self.script: Scripted = lambda body: "1 + 1 = 2\n#### 2"
         self.models: Any = {"object": "list", "data": [{"id": MODEL}]}
         self.traces = True
+        self.told: dict[str, Any] = {}
+        self.lost = ""
         self.breaks_off = False
         self.lock = threading.Lock()
         service = self
@@ -62,9 +64,23 @@ class FakeService:
         if request.path == "/v1/models":
             send(request, 200, {}, self.models)
         elif request.path.startswith("/v1/traces/") and self.traces:
-            send(request, 200, {}, trace(request.path.rpartition("/")[2]))
+            self.tell(request, *request.path.split("/")[3:])
         else:
             send(request, 404, {}, {"error": {"message": "There is no such trace."}})
+
+    def tell(self, request: BaseHTTPRequestHandler, trace_id: str, events: str = "") -> None:
+        """The trace as a whole, or as a stream of its events."""
+        told = {**trace(trace_id), **self.told}
+        if not events:
+            send(request, 200, {}, told)
+            return
+        lines = [
+            f"id: {one['seq']}\nevent: {one['kind']}\ndata: {raw(one)}" for one in told["events"]
+        ]
+        if self.lost:
+            lines.append(f'event: lost\ndata: {{"reason": "{self.lost}"}}')
+        stream = "".join(f": nothing new\n\n{line}\n\n" for line in lines)
+        send(request, 200, {"content-type": "text/event-stream"}, stream.encode())
 
     def post(self, request: BaseHTTPRequestHandler) -> None:
         body = json.loads(request.rfile.read(int(request.headers["content-length"])))
@@ -95,6 +111,11 @@ class FakeService:
         if not self.breaks_off:
             request.wfile.write(b"data: [DONE]\n\n")
         request.close_connection = True
+
+
+def raw(event: Any) -> str:
+    """JSON as the service writes it, with letters as they are."""
+    return json.dumps(event, ensure_ascii=False)
 
 
 def send(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: Any) -> None:

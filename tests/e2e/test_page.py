@@ -1,0 +1,101 @@
+"""The web page in a real browser, over real searches of the whole service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+from playwright.async_api import Page, expect
+
+from services.app import Service
+from tests.e2e.conftest import MODEL
+
+PLACE = "async key => (await import('/web/main.js')).forest.where(key)"
+"""Where the page has drawn a candidate, in pixels."""
+
+
+async def click(page: Page, key: str) -> None:
+    """Click a candidate where it is drawn."""
+    place = await page.evaluate(PLACE, key)
+    await page.mouse.click(place["x"], place["y"])
+
+
+def made(trace: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The candidates of a trace by their paths, each as it was told last."""
+    found = {}
+    for event in trace["events"]:
+        if event["kind"] == "told" and (candidate := event["data"]["candidate"]):
+            found[".".join(map(str, candidate["path"]))] = candidate
+    return found
+
+
+@pytest.mark.parametrize("strategy", ["best_of_n", "beam"])
+async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
+    service: Service,
+    openai_async: AsyncOpenAI,
+    hard: Callable[[int], list[str]],
+    page: Page,
+    strategy: str,
+) -> None:
+    """It appears by itself, grows, and ends; each candidate can be clicked and read."""
+    await page.goto(service.url)
+    asked = asyncio.create_task(
+        openai_async.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": hard(1)[0]}],
+            extra_body={
+                "longthink": {"strategy": strategy, "stop": "none", "budget": {"candidates": 64}}
+            },
+        )
+    )
+    await expect(page.locator("#stopped")).to_contain_text("under way", timeout=30_000)
+    await expect(page.locator("#list li").first).to_contain_text("under way")
+    await expect(page.locator("#scope")).to_contain_text("finished of", timeout=30_000)
+    ours = (await asked).model_dump()["longthink"]
+    await expect(page.locator("#answer")).to_have_text(ours["answer"])
+    await expect(page.locator("#stopped")).to_contain_text(ours["stopped"])
+    await expect(page.locator("#list li").first).to_contain_text(ours["answer"])
+    await expect(page.locator(".vote .name").first).to_have_text(ours["votes"][0]["answer"])
+    assert ours["trace_id"] in page.url
+
+    response = await page.request.get(f"{service.url}/v1/traces/{ours['trace_id']}")
+    candidates = made(await response.json())
+    finished = {key: one for key, one in candidates.items() if one["finish"] == "stop"}
+    key = sorted(finished)[len(finished) // 2]
+    await page.locator("#canvas").focus()
+    await click(page, key)
+    detail = page.locator("#detail")
+    await expect(detail.locator("h2")).to_contain_text(key)
+    await expect(detail.locator("dd", has_text=f"{candidates[key]['score']:.3f}")).to_be_visible()
+    for line in candidates[key]["text"].split("\n"):
+        await expect(detail.locator("pre").last).to_contain_text(line)
+    await expect(detail).to_contain_text("generated")
+
+
+async def test_a_search_is_ended_from_the_page(
+    service: Service, openai_async: AsyncOpenAI, hard: Callable[[int], list[str]], page: Page
+) -> None:
+    """The button ends the search that is under way, and its client has the best so far."""
+    await page.goto(service.url)
+    asked = asyncio.create_task(
+        openai_async.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": hard(2)[1]}],
+            extra_body={
+                "longthink": {
+                    "strategy": "best_of_n",
+                    "stop": "none",
+                    "budget": {"candidates": 2048},
+                }
+            },
+        )
+    )
+    await expect(page.locator("#stopped")).to_contain_text("under way", timeout=30_000)
+    await page.get_by_role("button", name="End now").click()
+    ours = (await asked).model_dump()["longthink"]
+    assert ours["stopped"] == "cancelled"
+    await expect(page.locator("#stopped")).to_contain_text("it was ended early")
+    await expect(page.get_by_role("button", name="End now")).to_be_hidden()
