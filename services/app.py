@@ -32,6 +32,8 @@ from services.api.app import build
 from services.api.limits import Limits
 from services.budget import RedisLedger, connect
 from services.driver import Manner
+from services.idempotency import Keys
+from services.once import Once
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
 from services.settings import Settings
@@ -127,6 +129,11 @@ class Edge:
             ),
             settle=partial(
                 settle, presets=self._settings.presets(), default=service.default_effort
+            ),
+            once=Once(
+                self._reasoner,
+                Keys(self._redis, ttl_seconds=self._settings.redis.ttl_seconds),
+                self._traces,
             ),
         )
 

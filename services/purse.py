@@ -2,7 +2,8 @@
 
 It owns what the driver last knew of the account, and the commits that the ledger hasn't taken yet.
 What always holds: a commit is kept until the ledger has it, in order; nothing is dropped because
-Redis was away for a moment.
+Redis was away for a moment. With a journal, no call is sent that isn't in it, and nothing is
+committed that isn't in it: so another process can settle what this one leaves behind.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 from planner.domain import Budget, Cost
 from planner.errors import LedgerUnavailable
 from planner.ports import Account, Commit, Hold, Ledger
+from services.journal import Journal
 
 _RETRY_SECONDS = 0.1
 
@@ -19,8 +21,11 @@ _RETRY_SECONDS = 0.1
 class Purse:
     """One budget, as its only spender sees it."""
 
-    def __init__(self, ledger: Ledger, budget: str, account: Account) -> None:
+    def __init__(
+        self, ledger: Ledger, budget: str, account: Account, journal: Journal | None = None
+    ) -> None:
         self.budget = budget
+        self._journal = journal
         self._ledger = ledger
         self._account = account
         self._uncommitted: list[Commit] = []
@@ -38,6 +43,9 @@ class Purse:
     async def hold(self, holds: tuple[Hold, ...]) -> tuple[bool, ...]:
         """Ask the ledger; says which were granted. Raises LedgerUnavailable."""
         granted, self._account = await self._ledger.hold(self.budget, holds)
+        if self._journal is not None:
+            sent = [hold for hold, yes in zip(holds, granted, strict=True) if yes]
+            await self._journal.sent(self.budget, sent)
         return granted
 
     def owe(self, commit: Commit) -> None:
@@ -47,6 +55,8 @@ class Purse:
     async def settle(self) -> None:
         """Carry over all that is owed, in one call. Raises LedgerUnavailable, losing nothing."""
         if owed := tuple(self._uncommitted):
+            if self._journal is not None:
+                await self._journal.paid(self.budget, owed)
             self._account = await self._ledger.commit(self.budget, owed)
             del self._uncommitted[: len(owed)]
 

@@ -29,6 +29,7 @@ from services.api.errors import ApiError, told
 from services.api.limits import Limits
 from services.api.routes import EngineMetrics, Ready, Traces
 from services.api.schema import ChatRequest
+from services.once import Once
 from services.reasoning import Reasoner
 from services.telemetry import Telemetry
 
@@ -46,10 +47,12 @@ def build(
     limits: Limits | None = None,
     telemetry: Telemetry | None = None,
     settle: Callable[[Options], Effort] = settle,
+    once: Once | None = None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
-    `settle` says what a request's options come to; it must be what `reasoner` goes by.
+    `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
+    answers what has an `Idempotency-Key`; without it, no key is taken.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
@@ -70,7 +73,7 @@ def build(
         )
     )
     chat = ChatCompletions(
-        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle
+        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle, once=once
     )
 
     @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=_documentation())
@@ -103,7 +106,7 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
             await send(message)
 
         with bound_contextvars(request_id=request_id, **_clients_id(scope)):

@@ -18,7 +18,10 @@ from openai import AsyncOpenAI
 from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vote
 from planner.effort import Options, settle
 from services.api import Limits, build
+from services.idempotency import Lease
+from services.once import Once
 from services.reasoning import Reasoner, Reply, Run
+from services.resume import Earlier
 from services.telemetry import Telemetry, configure_logging
 from services.trace import Event, Kind, Trace
 
@@ -97,7 +100,14 @@ class ScriptedReasoner(Reasoner):
         self.streamed: list[bool] = []
 
     async def start(
-        self, query: Query, options: Options, *, trace_id: str, stream_tokens: bool = False
+        self,
+        query: Query,
+        options: Options,
+        *,
+        trace_id: str,
+        stream_tokens: bool = False,
+        earlier: Earlier | None = None,
+        lease: Lease | None = None,
     ) -> Run:
         """Begin the course."""
         if self.refusal is not None:
@@ -136,6 +146,7 @@ class Stage:
     ready: Callable[[], Awaitable[dict[str, bool]]] | None = None
     limits: Limits = field(default_factory=Limits)
     telemetry: Telemetry = field(default_factory=Telemetry)
+    once: Once | None = None
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -147,6 +158,7 @@ class Stage:
             engine_metrics=self.engine_metrics or _no_metrics,
             limits=self.limits,
             telemetry=self.telemetry,
+            once=self.once,
         )
 
     async def _ready(self) -> dict[str, bool]:
