@@ -322,6 +322,8 @@ class Driver:
     def _go_on(self, flight: Flight, begun: Result) -> None:
         """Go on from what was made of a task before this driver was there."""
         flight.take_up(begun)
+        if self._stream and flight.text:
+            self._trace.append(Kind.TOKENS, id=flight.task.id, after=0, text=flight.text)
         if flight.missing < 1:
             self._tell(flight.task, flight.result("done", Finish.LENGTH))
         elif flight.token_ids:

@@ -86,6 +86,7 @@ class Once:
         try:
             saved = await self._reasoner.saved(lease.trace_id)
             if saved is not None and saved.ended:
+                await self._reasoner.settle(saved, lease)
                 return _Told(saved)
             if saved is not None:
                 run = await self._reasoner.resume(saved, lease=lease, stream_tokens=stream_tokens)

@@ -22,7 +22,7 @@ from services.idempotency import Lease
 from services.journal import Journal
 from services.purse import Purse
 from services.record import effort_data, query_data
-from services.resume import Before, Earlier, Recollection, Saved, Standing, allowed, kept
+from services.resume import Before, Earlier, Recollection, Saved, Standing, Unsettled, allowed, kept
 from services.trace import Kind, Superseded, Trace, TraceStore
 from workers.messages import Prompt
 from workers.ports import Pool
@@ -185,16 +185,11 @@ class Reasoner:
         trace.append(
             Kind.RESUMED,
             again=[task.id for task in standing.awaited],
-            lost=[commit.op for commits in standing.lost.values() for commit in commits],
+            lost=[it.op for lost in standing.unsettled.lost.values() for it in lost],
         )
         for news in standing.search.news()[standing.news :]:
             trace.append(Kind(news.kind), **news.data)
-        for budget, lost in standing.lost.items():
-            await Journal(trace).paid(budget, lost)
-        for budget in {**standing.paid, **standing.lost}:
-            commits = (*standing.paid.get(budget, ()), *standing.lost.get(budget, ()))
-            await self._ledger.commit(budget, commits)
-        account = await self._ledger.account(saved.id)
+        account = await self._settle(trace, standing.unsettled)
         recollection = await self._recollect(saved, standing.search)
         course = _Course(
             saved.query,
@@ -211,6 +206,23 @@ class Reasoner:
             first_op=standing.first_op,
         )
         return self._begin(course, lease, stream_tokens=stream_tokens)
+
+    async def settle(self, saved: Saved, lease: Lease) -> None:
+        """See to it that the ledger has all of a request that has ended."""
+        unsettled = Unsettled.of(saved.recorded)
+        if unsettled.lost:
+            await self._ledger.open(saved.id, saved.limits)
+            trace = Trace(saved.id, self._traces, begun=saved.recorded, runner=lease.runner)
+            await self._settle(trace, unsettled)
+
+    async def _settle(self, trace: Trace, unsettled: Unsettled) -> Account:
+        """Charge what a runner left behind: what it had charged already counts once."""
+        for budget, lost in unsettled.lost.items():
+            await Journal(trace).paid(budget, lost)
+        for costs in (unsettled.paid, unsettled.lost):
+            for budget, commits in costs.items():
+                await self._ledger.commit(budget, commits)
+        return await self._ledger.account(trace.id)
 
     async def saved(self, trace_id: str) -> Saved | None:
         """A request as its trace has it, or None where there is no trace of it.
@@ -307,11 +319,14 @@ class Reasoner:
                 await driver.run()
         except Exception as error:  # noqa: BLE001  it is handed on, or logged
             superseded = _is(Superseded, error)
-            told = Superseded("Another runner took it over.") if superseded else error
-            if driver.concluded.done():
+            if superseded:
+                _log.warning("run taken over by another process", request_id=run.trace.id)
+                error = Superseded("Another runner took it over.")
+            if not driver.concluded.done():
+                driver.concluded.set_exception(error)
+                driver.concluded.exception()  # there may be nobody here to hear of it
+            elif not superseded:
                 _log.exception("run failed after its reply", request_id=run.trace.id)
-            else:
-                driver.concluded.set_exception(told)
         except BaseException as error:
             if not driver.concluded.done():
                 driver.concluded.set_exception(error)

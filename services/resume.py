@@ -147,21 +147,36 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsettled:
+    """What the ledger may lack of a request whose runner died, by budget.
+
+    `paid` are the calls that are known to have ended, `lost` those of which nobody will ever hear:
+    such a call may have cost all that it held, and what nobody can know must not go unmetered.
+    """
+
+    paid: Mapping[str, tuple[Commit, ...]]
+    lost: Mapping[str, tuple[Commit, ...]]
+
+    @classmethod
+    def of(cls, recorded: Sequence[Event]) -> Unsettled:
+        """From all events of its trace."""
+        paid, lost = _calls(recorded)
+        return cls(_by_budget(paid), _by_budget(lost))
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Where a runner stands that takes a request over.
 
     `awaited` are the tasks that the search still waits for, and `begun` has by their ids what was
-    made of them and what that has cost. `paid` are the calls that are known to have ended, `lost`
-    those of which nobody will ever hear, by budget: such a call may have cost all that it held, and
-    what nobody can know must not go unmetered. `news` is how much of what the search has to say
-    was said. Operations are numbered from `first_op`.
+    made of them and what that has cost. `news` is how much of what the search has to say was said.
+    Operations are numbered from `first_op`.
     """
 
     search: Search
     awaited: tuple[Task, ...]
     begun: Mapping[str, Result]
-    paid: Mapping[str, tuple[Commit, ...]]
-    lost: Mapping[str, tuple[Commit, ...]]
+    unsettled: Unsettled
     news: int
     first_op: int
 
@@ -171,15 +186,13 @@ class Standing:
         events = _resumable(saved.events)
         search = saved.search()
         led = lead(search, replace(saved, events=tuple(events)).log())
-        sent, paid = _ops(saved.recorded, Kind.SENT), _ops(saved.recorded, Kind.PAID)
-        lost = {op: replace(cost, candidates=0) for op, cost in sent.items() if op not in paid}
+        paid, lost = _calls(saved.recorded)
         runs = sum(event.kind is Kind.RESUMED for event in saved.recorded) + 1
         return cls(
             search,
             led.awaited,
             _begun(saved.recorded, {**paid, **lost}),
-            _by_budget(paid),
-            _by_budget(lost),
+            Unsettled.of(saved.recorded),
             sum(event.kind in _NEWS for event in events),
             runs * _OPS_OF_A_RUN,
         )
@@ -300,6 +313,12 @@ def _of_an_end(event: Event) -> bool:
 
 _Op = tuple[str, str]
 """A budget, and an operation on it."""
+
+
+def _calls(recorded: Sequence[Event]) -> tuple[dict[_Op, Cost], dict[_Op, Cost]]:
+    """What calls cost that have ended, and what those may cost that never will."""
+    sent, paid = _ops(recorded, Kind.SENT), _ops(recorded, Kind.PAID)
+    return paid, {op: replace(cost, candidates=0) for op, cost in sent.items() if op not in paid}
 
 
 def _ops(events: Iterable[Event], kind: Kind) -> dict[_Op, Cost]:

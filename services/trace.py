@@ -43,7 +43,7 @@ class Kind(StrEnum):
     PAID = "paid"  # budget, ops: what each call that has ended cost
     PART = "part"  # what a task that goes on has made so far, as `told` says it
     LEFT = "left"  # nobody waits for the reply any more: it ends here until somebody asks again
-    RESUMED = "resumed"  # after: the last event that counts; again: tasks sent again; lost: calls
+    RESUMED = "resumed"  # again: tasks still to be done; lost: calls that nobody will hear of
 
 
 _FENCED = """

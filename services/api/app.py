@@ -26,6 +26,7 @@ from planner.errors import LongthinkError
 from services.api import routes
 from services.api.chat import ChatCompletions
 from services.api.errors import ApiError, told
+from services.api.key import HEADER
 from services.api.limits import Limits
 from services.api.routes import EngineMetrics, Ready, Traces
 from services.api.schema import ChatRequest
@@ -156,4 +157,14 @@ def _response(error: ApiError) -> Response:
 def _documentation() -> dict[str, Any]:
     """The body of a request for the API's documentation: it is read here, not by FastAPI."""
     schema = ChatRequest.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "parameters": [
+            {
+                "name": HEADER,
+                "in": "header",
+                "description": "Sent again with it, the request goes on from where it was.",
+                "schema": {"type": "string"},
+            }
+        ],
+    }
