@@ -116,7 +116,7 @@ class Runner:
 def slowly(call: Generate) -> Script:
     """A few steps and an answer, up to a tenth of a second, decided by the call alone."""
     chance = random.Random(f"{call.seed}/{call.prompt_ids}")
-    steps = "".join(f"step {chance.randrange(1000)}\n" for _ in range(chance.randrange(1, 5)))
+    steps = "".join(f"step {chance.randrange(1000)}\n" for _ in range(chance.randrange(3)))
     return Script(f"{steps}#### {chance.randrange(3)}", seconds=chance.random() * 0.1)
 
 
