@@ -241,16 +241,17 @@ class Reasoner:
 
         Raises UnknownTrace where there is none, LedgerUnavailable when Redis can't be reached.
         """
+        gone = UnknownTrace(
+            "There is no such trace any more: traces are kept for a limited time, and not beyond a "
+            "restart of the service. Send the request without longthink.trace_id."
+        )
         saved = await self.saved(trace_id)
+        if saved is None:
+            raise gone
         try:
             account = await self._ledger.account(trace_id)
         except UnknownBudget:
-            saved = None
-        if saved is None:
-            raise UnknownTrace(
-                "There is no such trace any more: traces are kept for a limited time, and not "
-                "beyond a restart of the service. Send the request without longthink.trace_id."
-            )
+            raise gone from None
         spent = account.spent + (saved.before.spent if saved.before else Cost())
         return Earlier(saved, Before(trace_id, spent))
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -44,7 +44,7 @@ class Frozen(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """A single command."""
         await self.going().wait()
-        return await super().execute_command(*args, **options)
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, *args: Any, **options: Any) -> Any:
         """Several commands."""
@@ -55,7 +55,7 @@ class Frozen(Redis):
             await self.going().wait()
             return await execute(*more)
 
-        pipe.execute = gated  # type: ignore[method-assign]
+        pipe.execute = gated  # type: ignore[assignment, method-assign]
         return pipe
 
 
@@ -65,7 +65,7 @@ class Runner:
     def __init__(self, url: str, script: Callable[[Generate], Script] | None = None) -> None:
         self.asked: Counter[int] = Counter()
         self._script = script or slowly
-        self.redis = Frozen.from_url(url)
+        self.redis = cast("Frozen", Frozen.from_url(url))
         self.pool = FakePool(self._write, judge)
         self.ledger = RedisLedger(self.redis, patience_seconds=60)
         self.traces = TraceStore(self.redis)
