@@ -6,18 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from planner.domain import Cost, Stopped, derive_seed
-from planner.errors import InvalidOption
+from planner.errors import InvalidOption, LedgerUnavailable
 from planner.search import STRATEGIES
 from services.evaluation.retrace import retrace
-from services.idempotency import KeyReused
+from services.idempotency import Key, KeyReused, Keys
 from services.resume import OtherQuery
-from services.trace import Event, Kind
+from services.trace import Event, Kind, Superseded, Trace, TraceStore
 from tests.contract.runners import QUERY, Runner, done, journaled, until_told, wide
 from workers.fake import Script
 from workers.messages import Generate
@@ -271,3 +273,55 @@ async def test_an_earlier_request_is_about_the_same_query(hire: Hire) -> None:
     assert earlier.query(other, seeded=False) == QUERY
     with pytest.raises(OtherQuery):
         earlier.query(other, seeded=True)
+
+
+class Flaky(Redis):
+    """A client that loses its connection when it is told to."""
+
+    away = False
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        """Several commands."""
+        if self.away:
+            raise RedisConnectionError("away")
+        return super().pipeline(*args, **options)
+
+
+async def test_a_trace_that_others_go_on_from_has_no_gaps(redis_url: str) -> None:
+    """What Redis didn't take while it was away is written as soon as it is back, before the rest;
+    of a trace that nobody goes on from, it is lost.
+    """
+    lost: list[int] = []
+    client = cast("Flaky", Flaky.from_url(redis_url))
+    store = TraceStore(client, lost=lambda count, _: lost.append(count))
+    keys = Keys(client)
+    lease = await keys.take(Key("k", "d"), "one")
+    assert lease is not None
+    one, other = Trace("one", store, runner=lease.runner), Trace("other", store)
+    for trace in (one, other):
+        trace.append(Kind.ASKED, room=1)
+    await store.flush()
+    client.away = True
+    for trace in (one, other):
+        trace.append(Kind.ASKED, room=2)
+    with pytest.raises(LedgerUnavailable):
+        await one.kept()
+    client.away = False
+    for trace in (one, other):
+        trace.append(Kind.ASKED, room=3)
+    await one.kept()
+    rooms = {
+        name: [event.data["room"] for event in await store.read(name) or []]
+        for name in ("one", "other")
+    }
+    assert rooms == {"one": [1, 2, 3], "other": [1, 3]}
+    assert lost == [1]
+
+    await lease.release()
+    assert await keys.take(Key("k", "d"), "one") is not None
+    one.append(Kind.ASKED, room=4)
+    with pytest.raises(Superseded):
+        await one.kept()
+    assert len(await store.read("one") or []) == 3
+    await store.aclose()
+    await client.aclose()
