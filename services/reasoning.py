@@ -222,6 +222,9 @@ class Reasoner:
         for costs in (unsettled.paid, unsettled.lost):
             for budget, commits in costs.items():
                 await self._ledger.commit(budget, commits)
+        # Whoever goes on splits what is left anew.
+        for share in sorted({*unsettled.paid, *unsettled.lost} - {trace.id}, reverse=True):
+            await self._ledger.close(share)
         return await self._ledger.account(trace.id)
 
     async def saved(self, trace_id: str) -> Saved | None:

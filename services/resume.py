@@ -33,6 +33,9 @@ from services.record import read_effort, read_query, read_result
 from services.trace import Event, Kind
 
 _NEWS = (Kind.PLANNED, Kind.STEP, Kind.DECIDED)
+_OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before")
+"""What is said of a request when it is opened; all the rest is what its search knew."""
+
 _OPS_OF_A_RUN = 1 << 32
 """More operations than one runner ever numbers."""
 
@@ -77,12 +80,8 @@ class Saved:
         if not recorded or recorded[0].kind is not Kind.OPENED:
             raise BrokenTrace("The beginning of this trace is missing.")
         opened = recorded[0].data
-        known = {
-            "grades": opened["grades"],
-            "verifies": opened["verifies"],
-            # An older trace says nothing of these, and its search knew nothing of them.
-            **{name: opened.get(name) for name in ("context", "tokens", "likely")},
-        }
+        # What an older trace doesn't say, its search didn't know.
+        known = {name: it for name, it in opened.items() if name not in _OF_THE_REQUEST}
         before = opened.get("before")
         return cls(
             trace_id,
