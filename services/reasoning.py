@@ -309,6 +309,9 @@ class Reasoner:
             await asyncio.wait(list(self._runs), timeout=seconds)
         for task in list(self._runs):
             task.cancel()
+        if self._runs:
+            # They still close their budgets, and may write.
+            await asyncio.wait(list(self._runs), timeout=1.0)
         await self._traces.aclose()
 
     async def _see_through(self, run: Run, driver: Driver, lease: Lease | None) -> None:
