@@ -189,13 +189,29 @@ def replay_log(search: Search, log: Iterable[Entry]) -> Outcome:
 
     Raises Diverged where it asks for something else, or is told of what it never asked for.
     """
-    open_tasks: dict[str, Task] = {}
+    lead(search, log)
+    return search.best()
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """What a search was led through: all that it was told, and what it still waits for."""
+
+    told: tuple[tuple[Task, Result], ...]
+    awaited: tuple[Task, ...]
+
+
+def lead(search: Search, log: Iterable[Entry]) -> Led:
+    """Lead a new search through the log of one like it, in its order. Raises as `replay_log`."""
+    awaited: dict[str, Task] = {}
+    told: list[tuple[Task, Result]] = []
     for entry in log:
         if isinstance(entry, Result):
-            task = open_tasks.pop(entry.task_id, None)
+            task = awaited.pop(entry.task_id, None)
             if task is None:
                 raise Diverged(f"{entry.task_id} was told, but isn't asked for.")
             search.tell(task, entry)
+            told.append((task, entry))
             continue
         if isinstance(entry, Hurried):
             search.hurry()
@@ -204,8 +220,8 @@ def replay_log(search: Search, log: Iterable[Entry]) -> Outcome:
         names = tuple(task.id for task in asked)
         if names != entry.tasks:
             raise Diverged(f"Where {_named(entry.tasks)} was asked for, it now is {_named(names)}.")
-        open_tasks.update((task.id, task) for task in asked)
-    return search.best()
+        awaited.update((task.id, task) for task in asked)
+    return Led(tuple(told), tuple(awaited.values()))
 
 
 def _named(tasks: tuple[str, ...]) -> str:

@@ -34,6 +34,8 @@ from services.api.limits import Limits
 from services.budget import RedisLedger, connect
 from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
+from services.idempotency import Keys
+from services.once import Once
 from services.outlook import OutlookStore
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
@@ -135,6 +137,11 @@ class Edge:
             ),
             settle=partial(
                 settle, presets=self._settings.presets(), default=service.default_effort
+            ),
+            once=Once(
+                self._reasoner,
+                Keys(self._redis, ttl_seconds=self._settings.redis.ttl_seconds),
+                self._traces,
             ),
         )
 

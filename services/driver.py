@@ -12,7 +12,7 @@ done, its deadline has come, its budget is used up or somebody ends it. What alw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -103,8 +103,16 @@ class Driver:
         lengths: Growths,
         deadline: float | None,
         stream_tokens: bool = False,
+        pending: Sequence[Task] = (),
+        recall: Callable[[Task], Result | None] = lambda _: None,
+        first_op: int = 0,
     ) -> None:
-        """`deadline` is on the event loop's clock; `lengths` are those of all requests."""
+        """`deadline` is on the event loop's clock; `lengths` are those of all requests.
+
+        `pending` are tasks that the search has asked for already. `recall` says what is known of a
+        task beforehand: how it ended, if that is "done", or else what was made of it until now.
+        `first_op` is beyond the numbers of all operations that there were on the purse.
+        """
         self._loop = asyncio.get_running_loop()
         self.concluded: asyncio.Future[Conclusion] = self._loop.create_future()
         self._search = search
@@ -121,7 +129,9 @@ class Driver:
         self._lengths: dict[str | None, Growths] = {None: lengths.followed(fade=0.25)}
         self._deadline = deadline
         self._stream = stream_tokens
-        self._ops = count()
+        self._pending = pending
+        self._recall = recall
+        self._ops = count(first_op)
         # By the ids of their tasks, those that aren't with the workers:
         self._lining_up: dict[str, Expand] = {}
         self._unstarted: dict[str, Flight] = {}
@@ -164,6 +174,7 @@ class Driver:
             renewal.cancel()
 
     async def _drive(self) -> None:
+        self._take_on(self._pending)
         try:
             while not self._ended():
                 if self._past(self._deadline):
@@ -234,12 +245,7 @@ class Driver:
         room = self._room()
         if room > 0 and (asked := self._search.ask(room)):
             self._trace.append(Kind.ASKED, room=room, tasks=[task.id for task in asked])
-            self._line_up([task for task in asked if isinstance(task, Expand)])
-            for task in asked:
-                if isinstance(task, Grade):
-                    self._ungraded[task.id] = Grading(task, self._reading(task.candidate))
-                elif isinstance(task, Verify):
-                    self._compare(task)
+            self._take_on(asked)
         self._write_news()
         await self._purses.share_out(self._search.shares(), self._busy())
         for start in (self._start_grading, self._continue_waiting, self._start_flights):
@@ -251,6 +257,21 @@ class Driver:
         """The shares that calls run in."""
         running: list[Flight | Grading] = [*self._flying.values(), *self._grading.values()]
         return {one.task.share for one in running if one.task.share is not None}
+
+    def _take_on(self, asked: Sequence[Task]) -> None:
+        """Have tasks done, but for those of which it is known how they end."""
+        known = {task.id: result for task in asked if (result := self._recall(task))}
+        ended = {it for it, result in known.items() if result.status == "done"}
+        fresh = [task for task in asked if task.id not in ended]
+        for task in asked:
+            if task.id in ended:
+                self._tell(task, known[task.id])
+        self._line_up([task for task in fresh if isinstance(task, Expand)])
+        for task in fresh:
+            if isinstance(task, Grade):
+                self._ungraded[task.id] = Grading(task, self._reading(task.candidate))
+            elif isinstance(task, Verify):
+                self._compare(task)
 
     def _room(self) -> int:
         """How many more tasks may be in flight.
@@ -336,10 +357,25 @@ class Driver:
         for one in ready:
             if self._lining_up.pop(one.task.id, None) is None:
                 continue  # nobody wants it any more
-            if isinstance(one.made, Flight):
+            if not isinstance(one.made, Flight):
+                self._tell(one.task, Result(one.task.id, "failed", error=one.made))
+            elif (begun := self._recall(one.task)) is None:
                 self._unstarted[one.task.id] = one.made
             else:
-                self._tell(one.task, Result(one.task.id, "failed", error=one.made))
+                self._go_on(one.made, begun)
+
+    def _go_on(self, flight: Flight, begun: Result) -> None:
+        """Go on from what was made of a task before this driver was there."""
+        flight.take_up(begun)
+        flight.begin_again()
+        if self._stream and flight.text:
+            self._trace.append(Kind.TOKENS, id=flight.task.id, after=0, text=flight.text)
+        if flight.missing < 1:
+            self._tell(flight.task, flight.result("done", Finish.LENGTH))
+        elif flight.token_ids:
+            self._waiting[flight.task.id] = flight
+        else:
+            self._unstarted[flight.task.id] = flight
 
     async def _start_flights(self) -> None:
         """Start as many as can be funded side by side, of each kind by itself."""
@@ -455,6 +491,9 @@ class Driver:
             self._tell(task, flight.result("done", Finish.LENGTH))
         elif finish is None:
             self._waiting[task.id] = flight
+            if self._trace.resumable:
+                so_far = flight.result("cancelled", Finish.CANCELLED)
+                self._trace.append(Kind.PART, **result_data(so_far))
         elif made.finish == "failed":
             self._tell(task, flight.result("failed", finish, made.error))
         elif made.finish == "cancelled":
@@ -594,6 +633,7 @@ class Driver:
             spent=asdict(spent),
             reason=self._reason,
             remarks=list(self._notes),
+            unreported=len(unreported),
         )
         self._unreported = len(unreported)
         self.concluded.set_result(Conclusion(outcome, spent, self._unreported))

@@ -63,6 +63,19 @@ class Flight:
         """The length of the prompt of its next call."""
         return len(self.prompt.token_ids) + len(self.before) + len(self.token_ids)
 
+    def take_up(self, begun: Result) -> None:
+        """Go on from what was made of the task before, and what that has cost."""
+        self.cost, made = begun.cost, begun.candidate
+        if made is None or made.token_ids[: len(self.before)] != self.before:
+            return
+        parent = self.task.parent or Candidate(())
+        self.token_ids = list(made.token_ids[len(self.before) :])
+        self.text = made.text[len(parent.text) + len(self.task.append) :]
+        self.confidences = list(made.token_confidences[len(parent.token_confidences) :])
+        if made.logprob is not None:
+            self.logprob = made.logprob - (parent.logprob or 0.0)
+        self.worker = begun.worker
+
     def fund(self, op: str, tokens: int, prices: Prices) -> None:
         """Begin the call `op`, with what to hold so that it may make `tokens` tokens."""
         first = 0 if self.cost.candidates or not self.task.counts else 1

@@ -2,8 +2,10 @@
 
 A purse owns what the driver last knew of one account, and the commits that the ledger hasn't taken
 yet. What always holds: a commit is kept until the ledger has it, in order; nothing is dropped
-because Redis was away for a moment. Each share is a budget of its own under the request's, opened
-when it is first named and closed when it isn't any more, so that all together never come to more.
+because Redis was away for a moment. With a journal, no call is sent that isn't in it, and nothing
+is committed that isn't in it: so another process can settle what this one leaves behind. Each share
+is a budget of its own under the request's, opened when it is first named and closed when it isn't
+any more, so that all together never come to more.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from secrets import token_hex
 from planner.domain import Budget, Cost, Share
 from planner.errors import LedgerUnavailable
 from planner.ports import Account, Commit, Hold, Ledger
+from services.journal import Journal
 
 _RETRY_SECONDS = 0.1
 _NOTHING = Share(0, 0, 0.0)
@@ -23,8 +26,11 @@ _NOTHING = Share(0, 0, 0.0)
 class Purse:
     """One budget, as its only spender sees it."""
 
-    def __init__(self, ledger: Ledger, budget: str, account: Account) -> None:
+    def __init__(
+        self, ledger: Ledger, budget: str, account: Account, journal: Journal | None = None
+    ) -> None:
         self.budget = budget
+        self._journal = journal
         self._ledger = ledger
         self._account = account
         self._uncommitted: list[Commit] = []
@@ -47,6 +53,9 @@ class Purse:
     async def hold(self, holds: tuple[Hold, ...]) -> tuple[bool, ...]:
         """Ask the ledger; says which were granted. Raises LedgerUnavailable."""
         granted, self._account = await self._ledger.hold(self.budget, holds)
+        if self._journal is not None:
+            sent = [hold for hold, yes in zip(holds, granted, strict=True) if yes]
+            await self._journal.sent(self.budget, sent)
         return granted
 
     def owe(self, commit: Commit) -> None:
@@ -56,6 +65,8 @@ class Purse:
     async def settle(self) -> None:
         """Carry over all that is owed, in one call. Raises LedgerUnavailable, losing nothing."""
         if owed := tuple(self._uncommitted):
+            if self._journal is not None:
+                await self._journal.paid(self.budget, owed)
             self._account = await self._ledger.commit(self.budget, owed)
             del self._uncommitted[: len(owed)]
 
@@ -93,10 +104,13 @@ class Purse:
 class Purses:
     """The purse of a request, and those of its shares. What is in no share is in the first."""
 
-    def __init__(self, ledger: Ledger, budget: str, account: Account) -> None:
+    def __init__(
+        self, ledger: Ledger, budget: str, account: Account, journal: Journal | None = None
+    ) -> None:
         self._ledger = ledger
+        self._journal = journal
         self._limits = account.limits
-        self._whole = Purse(ledger, budget, account)
+        self._whole = Purse(ledger, budget, account, journal)
         self._shares: dict[str, Purse] = {}
         self._wanted: Mapping[str, Share] = {}
         self._closed: dict[str, Purse] = {}
@@ -163,7 +177,7 @@ class Purses:
         budget = f"{self._whole.budget}/{name}-{self._mark}"
         nothing = self._of(_NOTHING)
         account = await self._ledger.open(budget, nothing, parent=self._whole.budget)
-        self._shares[name] = Purse(self._ledger, budget, account)
+        self._shares[name] = Purse(self._ledger, budget, account, self._journal)
 
     def _of(self, share: Share) -> Budget:
         """A share as limits, in the dimensions that the request is limited in."""

@@ -10,13 +10,14 @@ import logging
 import sys
 import traceback
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from planner.domain import Cost
 from services.reasoning import Reply
 
 LogFormat: TypeAlias = Literal["json", "text"]
@@ -102,6 +103,12 @@ class Ended:
     strategy: str
     reply: Reply | None
     cancelled_calls: int
+
+
+def _new(reply: Reply) -> Cost:
+    """What was spent and isn't booked yet with another try of the same request."""
+    before = asdict(reply.paid_before)
+    return Cost(**{name: max(0, it - before[name]) for name, it in asdict(reply.spent).items()})
 
 
 class Telemetry:
@@ -223,7 +230,7 @@ class Telemetry:
         return generate_latest(self.registry).decode()
 
     def _spend(self, reply: Reply) -> dict[str, int]:
-        spent = reply.spent
+        spent = _new(reply)
         self._tokens.labels("prompt").inc(spent.prompt_tokens)
         self._tokens.labels("cached").inc(spent.cached_tokens)
         self._tokens.labels("completion").inc(spent.completion_tokens)

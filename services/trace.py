@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis.exceptions import RedisError
 
+from planner.errors import LedgerUnavailable, LongthinkError
 from services import ending, recent
 from services.ending import Endings
 from services.recent import Recent
@@ -46,6 +47,26 @@ class Kind(StrEnum):
     CANCELLED = "cancelled"  # calls: the ids of those that are to end now
     CLOSED = "closed"  # outcome, spent; reason, remarks: what of it the search couldn't know
     SETTLED = "settled"  # spent in the end, where calls had yet to report when it was closed
+    SENT = "sent"  # budget, ops: what each call that may be sent now holds, see `services.journal`
+    PAID = "paid"  # budget, ops: what each call that has ended cost
+    PART = "part"  # what a task that goes on has made so far, as `told` says it
+    LEFT = "left"  # nobody waits for the reply any more: it ends here until somebody asks again
+    RESUMED = "resumed"  # again: tasks still to be done; lost: calls that nobody will hear of
+
+
+_FENCED = """
+if redis.call('HGET', KEYS[2], 'runner') ~= ARGV[1] then return 0 end
+for i = 3, #ARGV, 4 do
+  redis.call('XADD', KEYS[1], '*', 'seq', ARGV[i], 'seconds', ARGV[i + 1], 'kind', ARGV[i + 2],
+    'data', ARGV[i + 3])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+"""Writes events, unless somebody else runs the request now."""
+
+_Log: TypeAlias = tuple[str, str | None]
+"""A trace, and the runner as whom it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +82,79 @@ class Event:
     data: Mapping[str, Any]
 
 
-class Trace:
-    """The log of one request, in its own process."""
+class Superseded(LongthinkError):
+    """Another runner has taken the request over: this one must stop, and write nothing more."""
 
-    def __init__(self, trace_id: str, store: TraceStore | None = None) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the writer has to do: write `event`, or say on `kept` how it went."""
+
+    trace_id: str
+    runner: str | None
+    event: Event | None = None
+    kept: asyncio.Future[None] | None = None
+
+    def answer(self, error: Exception | None) -> None:
+        """Say how it went, if somebody still waits for that."""
+        if self.kept is None or self.kept.done():
+            return
+        if error is None:
+            self.kept.set_result(None)
+        else:
+            self.kept.set_exception(error)
+
+
+class Trace:
+    """The log of one request, in its own process.
+
+    `begun` is what is in it already. With a `runner` nothing is written down once somebody else
+    runs the request (see `services.idempotency.Lease`).
+    """
+
+    def __init__(
+        self,
+        trace_id: str,
+        store: TraceStore | None = None,
+        *,
+        begun: Sequence[Event] = (),
+        runner: str | None = None,
+    ) -> None:
         self.id = trace_id
-        self.events: list[Event] = []
+        self.events: list[Event] = list(begun)
         self.closed = False
         self._store = store
-        self._began = time.monotonic()
+        self._runner = runner
+        self._next = begun[-1].seq + 1 if begun else 0
+        self._began = time.monotonic() - (begun[-1].seconds if begun else 0)
         self._more = asyncio.Event()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another process may go on from it."""
+        return self._runner is not None
 
     def append(self, kind: Kind, **data: Any) -> Event:
         """Write one event. Nobody waits; followers are woken."""
-        event = Event(len(self.events), time.monotonic() - self._began, kind, data)
-        self.events.append(event)
+        event = Event(self._next, time.monotonic() - self._began, kind, data)
         if self._store is not None and kind is not Kind.TOKENS:
-            self._store.write(self.id, event)
-        if kind is Kind.CLOSED:
+            self._store.write(self.id, event, self._runner)
+        self.add(event)
+        return event
+
+    def add(self, event: Event) -> None:
+        """Take in an event that is written down already."""
+        self.events.append(event)
+        self._next = event.seq + 1
+        if event.kind is Kind.CLOSED:
             self.closed = True
         self._more.set()
         self._more = asyncio.Event()
-        return event
+
+    async def kept(self) -> None:
+        """Return when Redis has all that was written so far. Raises as `TraceStore.kept` does."""
+        if self._store is not None:
+            await self._store.kept(self.id, self._runner)
 
     async def follow(self) -> AsyncIterator[Event]:
         """Every event from the first, then each as it comes, until the trace is closed."""
@@ -128,10 +200,11 @@ class TraceStore:
     ) -> None:
         self._redis = redis
         self._ttl = ttl_seconds
-        self._queue: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
         self._lost = lost
         self._endings: Endings | None = None
+        self._late: list[_Entry] = []
 
     def heed(self, end: Callable[[str], object]) -> None:
         """Have `end` called with each id for which `end` is called on a store, on any replica."""
@@ -144,13 +217,26 @@ class TraceStore:
         """
         return await ending.publish(self._redis, trace_id)
 
-    def write(self, trace_id: str, event: Event) -> None:
-        """Have the writer carry `event` to Redis."""
+    def write(self, trace_id: str, event: Event, runner: str | None = None) -> None:
+        """Have the writer carry `event` to Redis, with a `runner` only while that one runs it."""
         if self._endings is not None:
             self._endings.listen()
+        self._put(_Entry(trace_id, runner, event))
+
+    async def kept(self, trace_id: str, runner: str | None = None) -> None:
+        """Return when Redis has all that was written to a trace.
+
+        Raises LedgerUnavailable where Redis didn't take the last of it, and Superseded where
+        `runner` doesn't run it any more.
+        """
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._put(_Entry(trace_id, runner, kept=kept))
+        await kept
+
+    def _put(self, entry: _Entry) -> None:
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write())
-        self._queue.put_nowait((trace_id, event))
+        self._queue.put_nowait(entry)
 
     async def flush(self) -> None:
         """Return when everything written so far is in Redis, or lost."""
@@ -171,8 +257,7 @@ class TraceStore:
 
         Raises redis.exceptions.RedisError when Redis can't be reached.
         """
-        entries = await self._redis.xrange(self._key(trace_id)) or []
-        events = [_decode(fields) for _, fields in entries if fields is not None]
+        events, _ = await self.after(trace_id, "-")
         # A batch whose reply was lost on the wire may have been written twice.
         return sorted({event.seq: event for event in events}.values(), key=_seq) or None
 
@@ -212,28 +297,69 @@ class TraceStore:
             rows.append(recent.recent(trace_id, told, growing=growing))
         return [row for row in rows if row is not None]
 
+    async def after(self, trace_id: str, place: str) -> tuple[list[Event], str]:
+        """The events stored after a place, as they come, and the place after them.
+
+        Places are Redis's; the first is "-". Raises as `read` does.
+        """
+        entries = await self._redis.xrange(self._key(trace_id), place) or []
+        events = [_decode(fields) for _, fields in entries if fields is not None]
+        return events, f"({_str(last)}" if entries and (last := entries[-1][0]) else place
+
     async def _write(self) -> None:
         while True:
             batch = [await self._queue.get()]
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             try:
-                await self._send(batch)
+                # Sent twice, an event counts once: see `read`.
+                refused = await self._send([*self._late, *batch])
+                self._late.clear()
             except RedisError as error:
-                self._lost(len(batch), error)
+                self._failed(batch, error)
+            else:
+                for entry in batch:
+                    taken = (entry.trace_id, entry.runner) in refused
+                    entry.answer(Superseded("Another runner took it over.") if taken else None)
             finally:
                 for _ in batch:
                     self._queue.task_done()
 
-    async def _send(self, batch: list[tuple[str, Event]]) -> None:
+    def _failed(self, batch: list[_Entry], error: RedisError) -> None:
+        """Tell of events that Redis didn't take, and keep those that a trace mustn't lack."""
+        events = [entry for entry in batch if entry.event is not None]
+        late = [entry for entry in events if entry.runner is not None]
+        self._late += late
+        if lost := len(events) - len(late):
+            self._lost(lost, error)
+        for entry in batch:
+            entry.answer(LedgerUnavailable(f"A trace can't be written: {error}"))
+
+    async def _send(self, batch: list[_Entry]) -> set[_Log]:
+        """Carry events over, in their order; returns the logs that another one writes now."""
+        logs: dict[_Log, list[Event]] = {}
+        for entry in batch:
+            events = logs.setdefault((entry.trace_id, entry.runner), [])
+            if entry.event is not None:
+                events.append(entry.event)
+        fenced = [(log, log[1]) for log in logs if log[1] is not None]
         async with self._redis.pipeline(transaction=False) as pipe:
             # A pipeline only notes its commands; what they return means nothing yet.
-            for trace_id, event in batch:
-                _ = pipe.xadd(self._key(trace_id), _encode(event))
-                self._index(pipe, trace_id, event)
-            for trace_id in {trace_id for trace_id, _ in batch}:
-                _ = pipe.expire(self._key(trace_id), self._ttl)
-            await pipe.execute()
+            for log, runner in fenced:
+                words = [word for event in logs[log] for word in _encode(event).values()]
+                keys = (self._key(log[0]), runner_key(log[0]))
+                _ = pipe.eval(_FENCED, 2, *keys, runner, self._ttl, *words)
+            for (trace_id, writer), events in logs.items():
+                if writer is None:
+                    for event in events:
+                        _ = pipe.xadd(self._key(trace_id), _encode(event))
+                    _ = pipe.expire(self._key(trace_id), self._ttl)
+            # The index comes last: of the replies, the first are those of the fenced.
+            for (trace_id, _), events in logs.items():
+                for event in events:
+                    self._index(pipe, trace_id, event)
+            replies = await pipe.execute()
+        return {log for (log, _), written in zip(fenced, replies, strict=False) if not written}
 
     def _index(self, pipe: Pipeline, trace_id: str, event: Event) -> None:
         if event.kind is Kind.OPENED:
@@ -245,6 +371,11 @@ class TraceStore:
     @staticmethod
     def _key(trace_id: str) -> str:
         return f"longthink:{{{trace_id}}}:trace"
+
+
+def runner_key(trace_id: str) -> str:
+    """The key under which Redis knows who runs a request."""
+    return f"longthink:{{{trace_id}}}:runner"
 
 
 def _seq(event: Event) -> int:

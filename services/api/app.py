@@ -26,10 +26,12 @@ from planner.errors import LongthinkError
 from services.api import page, routes
 from services.api.chat import ChatCompletions
 from services.api.errors import ApiError, told
+from services.api.key import HEADER
 from services.api.limits import Limits
 from services.api.live import Store, Traces
 from services.api.routes import EngineMetrics, Ready
 from services.api.schema import ChatRequest
+from services.once import Once
 from services.reasoning import Reasoner
 from services.telemetry import Telemetry
 
@@ -47,10 +49,12 @@ def build(
     limits: Limits | None = None,
     telemetry: Telemetry | None = None,
     settle: Callable[[Options], Effort] = settle,
+    once: Once | None = None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
-    `settle` says what a request's options come to; it must be what `reasoner` goes by.
+    `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
+    answers what has an `Idempotency-Key`; without it, no key is taken.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
@@ -71,7 +75,7 @@ def build(
     app.include_router(routes.traces(Traces(reasoner, traces, limits)))
     app.include_router(page.page())
     chat = ChatCompletions(
-        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle
+        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle, once=once
     )
 
     @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=_documentation())
@@ -104,7 +108,7 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
             await send(message)
 
         with bound_contextvars(request_id=request_id, **_clients_id(scope)):
@@ -154,4 +158,14 @@ def _response(error: ApiError) -> Response:
 def _documentation() -> dict[str, Any]:
     """The body of a request for the API's documentation: it is read here, not by FastAPI."""
     schema = ChatRequest.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "parameters": [
+            {
+                "name": HEADER,
+                "in": "header",
+                "description": "Sent again with it, the request goes on from where it was.",
+                "schema": {"type": "string"},
+            }
+        ],
+    }

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 from pydantic_core import to_json
 from starlette.requests import Request
@@ -19,12 +20,15 @@ from starlette.types import Receive
 from planner.effort import Effort, Options
 from services.api import reply as replies
 from services.api.body import read_json
-from services.api.errors import ApiError, told
+from services.api.errors import ApiError, invalid, told
+from services.api.key import HEADER, read_key
 from services.api.limits import Limits
 from services.api.schema import Ask, parse
 from services.api.stream import ChunkWriter, EventStream, written_live
 from services.api.turn import Turn
-from services.reasoning import Reasoner
+from services.idempotency import Key, Lease
+from services.once import Once
+from services.reasoning import Reasoner, Run
 from services.telemetry import Ended, Telemetry
 from services.trace import Kind
 
@@ -43,8 +47,10 @@ class ChatCompletions:
         limits: Limits,
         telemetry: Telemetry,
         settle: Callable[[Options], Effort],
+        once: Once | None = None,
     ) -> None:
         self._reasoner = reasoner
+        self._once = once
         self._model = model
         self._limits = limits
         self._telemetry = telemetry
@@ -60,7 +66,8 @@ class ChatCompletions:
         try:
             body = await read_json(request, self._limits)
             ask = parse(body, model=self._model, limits=self._limits)
-            turn = await self._start(ask, request_id, began)
+            key = read_key(request, body)
+            turn = await self._start(ask, key, request_id, began)
         except Exception as error:
             refusal = self._told(error)
             self._telemetry.refused(status=refusal.status, code=refusal.code)
@@ -69,11 +76,26 @@ class ChatCompletions:
             return EventStream(turn, self._writer(turn).chunks())
         return await self._plain(turn, request.receive)
 
-    async def _start(self, ask: Ask, request_id: str, began: float) -> Turn:
+    async def _start(self, ask: Ask, key: Key | None, request_id: str, began: float) -> Turn:
         live = ask.stream and written_live(self._settle(ask.options), ask.options.answers)
-        run = await self._reasoner.start(
-            ask.query, ask.options, trace_id=request_id, stream_tokens=live
-        )
+
+        async def start(trace_id: str, lease: Lease | None = None) -> Run:
+            query, more = ask.query, dict[str, Any]()
+            if ask.earlier is not None:
+                earlier = await self._reasoner.earlier(ask.earlier)
+                query, more["earlier"] = earlier.query(query, seeded=ask.seeded), earlier
+            if lease is not None:
+                more["lease"] = lease
+            return await self._reasoner.start(
+                query, ask.options, trace_id=trace_id, stream_tokens=live, **more
+            )
+
+        if key is None:
+            run = await start(request_id)
+        elif self._once is not None:
+            run = await self._once.run(key, start, trace_id=request_id, stream_tokens=live)
+        else:
+            raise invalid("This service keeps no keys: send none.", HEADER)
         turn = Turn(ask, run, began=began, book=self._book)
         self._turns.add(turn)
         self._telemetry.began()
@@ -93,7 +115,11 @@ class ChatCompletions:
         body = replies.completion(
             reply, shown, model=self._model, created=int(time.time()), ours=ours
         )
-        return Response(to_json(body, inf_nan_mode="null"), media_type="application/json")
+        return Response(
+            to_json(body, inf_nan_mode="null"),
+            headers={"x-request-id": reply.trace_id},
+            media_type="application/json",
+        )
 
     def _writer(self, turn: Turn) -> ChunkWriter:
         strategy = turn.run.effort.strategy

@@ -19,6 +19,11 @@ from planner.errors import (
     PromptTooLong,
     WorkersUnavailable,
 )
+from services.idempotency import KeyReused
+from services.reasoning import UnknownTrace
+from services.resume import OtherQuery
+
+_TRACE_ID = "longthink.trace_id"
 
 DO_NOT_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
 """Asks OpenAI's clients not to send the same request again: it has spent compute already."""
@@ -75,6 +80,15 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
             return invalid(str(error), param, code="context_length_exceeded")
         case InvalidOption():
             return invalid(str(error), error.param)
+        case KeyReused():
+            status = HTTPStatus.UNPROCESSABLE_ENTITY
+            return ApiError(status, str(error), code="idempotency_key_reused")
+        case UnknownTrace():
+            status = HTTPStatus.NOT_FOUND
+            return ApiError(status, str(error), code="trace_not_found", param=_TRACE_ID)
+        case OtherQuery():
+            status = HTTPStatus.CONFLICT
+            return ApiError(status, str(error), code="trace_of_another_query", param=_TRACE_ID)
         case LedgerUnavailable():
             message = "Compute can't be metered at present, so nothing new may start."
             code = "ledger_unavailable"

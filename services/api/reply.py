@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from planner.domain import Budget, Cost, Finish, Outcome, Stopped
+from planner.domain import Cost, Finish, Outcome, Stopped
 from services.api.errors import in_vain
 from services.reasoning import Reply
 
@@ -91,7 +91,8 @@ def extension(reply: Reply, *, answers: int, seconds: float) -> dict[str, Any]:
             "seconds": round(seconds, 6),
             "unreported_calls": reply.unreported,
         },
-        "budget": _budget(reply.budget),
+        "budget": _budget(reply),
+        "reused": reply.reused,
         "notes": [*outcome.notes, *_shortfall(len(outcome.ranked), answers)],
         "trace_id": reply.trace_id,
     }
@@ -120,14 +121,27 @@ def completion(
     }
 
 
-def _budget(budget: Budget) -> dict[str, Any]:
-    return {
+def _budget(reply: Reply) -> dict[str, Any]:
+    """The limits, and what of them an earlier request on the same query had spent."""
+    budget = reply.budget
+    limits = {
         "completion_tokens": budget.completion_tokens,
         "reward_tokens": budget.reward_tokens,
         "candidates": budget.candidates,
         "deadline_seconds": budget.deadline_seconds,
         "usd": None if budget.micro_usd is None else _dollars(budget.micro_usd),
     }
+    if reply.before is None:
+        return limits
+    spent = reply.before.spent
+    before = {
+        "trace_id": reply.before.trace_id,
+        "completion_tokens": spent.completion_tokens,
+        "reward_tokens": spent.reward_tokens,
+        "candidates": spent.candidates,
+        "usd": _dollars(spent.micro_usd),
+    }
+    return {**limits, "spent_before": before}
 
 
 def _dollars(micro_usd: int) -> float:

@@ -215,6 +215,22 @@ class LongthinkOptions(Form):
     after `strategy`.
     """
 
+    trace_id: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^[0-9A-Za-z_-]{1,64}$",
+                description=(
+                    "An earlier request of the same messages, sampling options and seed (taken "
+                    "from it where none is named). What was sampled and graded for it is kept: "
+                    "`budget` is the total of both, and only what is missing is spent. The id of "
+                    "its reply does as well."
+                ),
+            ),
+        ]
+        | None
+    ) = None
+
     strategy: Text | None = None
     inner: Text | None = None
     selector: Word | None = None
@@ -275,6 +291,10 @@ class Ask:
     options: Options
     stream: bool
     include_usage: bool
+    earlier: str | None
+    """The trace of the request whose candidates are to be kept."""
+    seeded: bool
+    """Whether it names its seed."""
 
 
 def parse(body: bytes, *, model: str, limits: Limits) -> Ask:
@@ -306,6 +326,8 @@ def parse(body: bytes, *, model: str, limits: Limits) -> Ask:
         ),
         stream=bool(form.stream),
         include_usage=bool(form.stream_options and form.stream_options.include_usage),
+        earlier=None if ours.trace_id is None else ours.trace_id.removeprefix("chatcmpl-"),
+        seeded=form.seed is not None or ours.seed is not None,
     )
 
 

@@ -36,6 +36,7 @@ class EventStream(Response):
     def __init__(self, turn: Turn, chunks: AsyncGenerator[bytes, None]) -> None:
         # No proxy may hold it back, and no cache may keep it.
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        headers["x-request-id"] = turn.run.trace.id
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._turn = turn

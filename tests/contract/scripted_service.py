@@ -18,8 +18,11 @@ from openai import AsyncOpenAI
 from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vote
 from planner.effort import Options, settle
 from services.api import Limits, build
+from services.idempotency import Lease
+from services.once import Once
 from services.reasoning import Reasoner, Reply, Run
 from services.recent import Recent
+from services.resume import Earlier
 from services.telemetry import Telemetry, configure_logging
 from services.trace import Event, Kind, Tail, Trace
 
@@ -61,7 +64,7 @@ class ScriptedRun(Run):
         self._course = asyncio.create_task(play(self))
 
     @property
-    def over(self) -> bool:
+    def done(self) -> bool:
         """Whether its course is run."""
         return self._course.done()
 
@@ -103,7 +106,14 @@ class ScriptedReasoner(Reasoner):
         self.streamed: list[bool] = []
 
     async def start(
-        self, query: Query, options: Options, *, trace_id: str, stream_tokens: bool = False
+        self,
+        query: Query,
+        options: Options,
+        *,
+        trace_id: str,
+        stream_tokens: bool = False,
+        earlier: Earlier | None = None,
+        lease: Lease | None = None,
     ) -> Run:
         """Begin the course."""
         if self.refusal is not None:
@@ -116,7 +126,7 @@ class ScriptedReasoner(Reasoner):
 
     def find(self, trace_id: str) -> Run | None:
         """The run with this trace, until its course is run."""
-        found = (run for run in self.runs if run.trace.id == trace_id and not run.over)
+        found = (run for run in self.runs if run.trace.id == trace_id and not run.done)
         return next(found, None)
 
 
@@ -188,6 +198,7 @@ class Stage:
     ready: Callable[[], Awaitable[dict[str, bool]]] | None = None
     limits: Limits = field(default_factory=Limits)
     telemetry: Telemetry = field(default_factory=Telemetry)
+    once: Once | None = None
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -199,6 +210,7 @@ class Stage:
             engine_metrics=self.engine_metrics or _no_metrics,
             limits=self.limits,
             telemetry=self.telemetry,
+            once=self.once,
         )
 
     async def _ready(self) -> dict[str, bool]:

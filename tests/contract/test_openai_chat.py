@@ -73,6 +73,7 @@ async def test_the_longthink_object_says_how_the_answer_was_found() -> None:
             "unreported_calls": 0,
         },
         "budget": {**budget, "reward_tokens": None},
+        "reused": 0,
         "notes": ["a note"],
         "trace_id": service.reasoner.runs[0].trace.id,
     }

@@ -29,7 +29,7 @@ Answers = Callable[[Expand], tuple[str, float]]
 def auto(candidates: int = 32, **said: object) -> Search:
     setup = Setup(QUERY, candidates, selector("weighted"), parse("beta:0.95"), grades=True)
     known = {"outlook": Outlook(), "tokens": None} | said
-    return search("auto", Setup(**{**{f: getattr(setup, f) for f in setup.__slots__}, **known}))  # type: ignore[arg-type]
+    return search("auto", Setup(**{**{f: getattr(setup, f) for f in setup.__slots__}, **known}))
 
 
 def run(under: Search, answer: Answers) -> list[str]:

@@ -132,7 +132,7 @@ def test_what_is_known_stands_after_the_question() -> None:
 
 def mutated(dice: random.Random) -> str:
     """A plan as a model might spoil it: some of its text cut, doubled, moved, or changed."""
-    steps = [
+    steps: list[dict[str, Any]] = [
         {
             "id": dice.choice(["a", "b", "c", "$a", "", 3, None, "a b", "é"]),
             "question": dice.choice(["What is $a?", "$b and ${c}", "", "  ", None, 7, "x" * 9000]),
