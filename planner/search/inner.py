@@ -71,6 +71,8 @@ class Inner:
     def surplus(self) -> list[Task]:
         """See `Search.surplus`."""
         unwanted = {task.id for task in self.search.surplus()}
+        if not unwanted:
+            return []
         return [out for out, own in self._flying.values() if own.id in unwanted]
 
     def all_in_flight(self) -> list[Task]:

@@ -54,17 +54,24 @@ def read_trace(path: Path) -> Any:
 def retrace(trace: Any) -> Retraced:
     """Replay a trace. Raises TraceError where it isn't one, or isn't whole."""
     try:
-        saved = Saved.of(trace["id"], [_event(event) for event in trace["events"]])
+        events = [_event(event) for event in trace["events"]]
+        if events and all(event.kind is not Kind.CLOSED for event in events):
+            raise _unended()
+        saved = Saved.of(trace["id"], events)
         if saved.closed is None:
-            raise TraceError(
-                "This trace has no end, so there is nothing to compare with: either the search is "
-                "still under way, or its service was lost in the middle of it."
-            )
+            raise _unended()
         return _compared(saved, saved.closed["outcome"])
     except BrokenTrace as error:
         raise TraceError(f"{error} So it can't be replayed.") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TraceError(f"This isn't a trace of longthink's: {error!r} is amiss.") from error
+
+
+def _unended() -> TraceError:
+    return TraceError(
+        "This trace has no end, so there is nothing to compare with: either the search is still "
+        "under way, or its service was lost in the middle of it."
+    )
 
 
 def _compared(saved: Saved, recorded: Mapping[str, Any]) -> Retraced:
@@ -75,4 +82,5 @@ def _compared(saved: Saved, recorded: Mapping[str, Any]) -> Retraced:
 
 
 def _event(sent: Any) -> Event:
-    return Event(sent["seq"], sent["seconds"], Kind(sent["kind"]), sent["data"])
+    kind, data = Kind(sent["kind"]), sent["data"]
+    return Event(sent.get("seq", 0), sent.get("seconds", 0.0), kind, data)

@@ -28,7 +28,7 @@ NAMES = ["plain", "stream", "tokens"]
 
 def booked(telemetry: Telemetry, status: str) -> float:
     """How many requests of the default strategy were booked as cancelled with this status."""
-    labels = {"strategy": "majority", "stopped": "cancelled", "status": status}
+    labels = {"strategy": "auto", "stopped": "cancelled", "status": status}
     return telemetry.registry.get_sample_value("longthink_requests_total", labels) or 0
 
 

@@ -120,14 +120,14 @@ async def test_metrics_join_the_service_and_its_engines() -> None:
     running = "vllm:num_requests_running"
     assert found[running, (("engine", "0"), ("replica", "generator-0"))] == 3
     assert found[running, (("engine", "0"), ("replica", "generator-1"))] == 4
-    answered = (("status", "200"), ("stopped", "complete"), ("strategy", "majority"))
+    answered = (("status", "200"), ("stopped", "complete"), ("strategy", "auto"))
     assert found["longthink_requests_total", answered] == 2
     refused = (("status", "400"), ("stopped", ""), ("strategy", ""))
     assert found["longthink_requests_total", refused] == 1
     assert found["longthink_tokens_total", (("kind", "completion"),)] == 2 * 47
     assert found["longthink_tokens_total", (("kind", "reward"),)] == 2 * 130
-    assert found["longthink_candidates_total", (("strategy", "majority"),)] == 2 * 4
-    assert found["longthink_request_seconds_count", (("strategy", "majority"),)] == 2
+    assert found["longthink_candidates_total", (("strategy", "auto"),)] == 2 * 4
+    assert found["longthink_request_seconds_count", (("strategy", "auto"),)] == 2
     assert found["longthink_requests_in_flight", ()] == 0
 
 
@@ -188,7 +188,7 @@ async def test_calls_that_a_search_cancelled_are_counted() -> None:
     async with serving(early) as service:
         await service.http.post(CHAT, json=BODY)
         found = samples((await service.http.get("/metrics")).text)
-    assert found["longthink_cancelled_calls_total", (("strategy", "majority"),)] == 3
+    assert found["longthink_cancelled_calls_total", (("strategy", "auto"),)] == 3
 
 
 async def test_first_progress_of_a_stream_is_timed() -> None:
@@ -203,7 +203,7 @@ async def test_first_progress_of_a_stream_is_timed() -> None:
     async with serving(slow) as service:
         await service.http.post(CHAT, json={**BODY, "stream": True})
         found = samples((await service.http.get("/metrics")).text)
-    strategy = (("strategy", "majority"),)
+    strategy = (("strategy", "auto"),)
     assert found["longthink_first_progress_seconds_count", strategy] == 1
     assert 0.1 <= found["longthink_first_progress_seconds_sum", strategy] < 5
 

@@ -49,7 +49,7 @@ async def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
         "status": 200,
         "code": None,
         "stream": False,
-        "strategy": "majority",
+        "strategy": "auto",
         "stopped": "complete",
         "candidates": 4,
         "prompt_tokens": 80,

@@ -116,8 +116,9 @@ def test_older_outcomes_are_of_what_the_service_has_for_them(results: Results) -
     recorded(results, other, 60, 1.0)
     fitted = calibrate(results, "m", "")
     assert fitted is not None
-    assert _families(fitted.calibration) == {ANY, "majority/weighted"}
-    assert fitted.families[0].outcomes == 120
+    assert _families(fitted.calibration) == {ANY, "auto/weighted", "majority/weighted"}
+    outcomes = {one.name: one.outcomes for one in fitted.families}
+    assert outcomes["auto/weighted"] == outcomes["majority/weighted"] == 60
 
 
 def test_a_strategy_with_others_inside_counts_for_all_with_others_inside(results: Results) -> None:
