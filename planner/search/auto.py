@@ -224,7 +224,8 @@ class Auto(Search):
 
     def _begin(self, name: str, candidates: int) -> Inner:
         tokens = None if self.setup.tokens is None else max(1, self.setup.tokens - self._spent)
-        setup = replace(self.setup, candidates=candidates, tokens=tokens)
+        # The samples are what there is to answer with when time is up.
+        setup = replace(self.setup, candidates=candidates, tokens=tokens, timed=False)
         inner = Inner(self._recipes[name].make(setup), (len(self._inners),))
         self._inners.append(inner)
         return inner
