@@ -169,7 +169,8 @@ class Purses:
 
     async def renew(self) -> bool:
         """See `Purse.renew`; of all that are open."""
-        kept = [await purse.renew() for purse in self._shares.values()]
+        # Shares may come and go while one of them is renewed.
+        kept = [await purse.renew() for purse in list(self._shares.values())]
         return all([await self._whole.renew(), *kept])
 
     async def _open(self, name: str) -> None:
