@@ -319,10 +319,10 @@ class News:
     - `planned`: a plan was made. `path`, under which its steps lie; `steps`, each with its `id`,
       `question`, `needs` (ids) and `path`, under which all that is sampled for it lies; `notes`.
     - `step`: a step of a plan has begun, ended, or is tried again. `path`, `id`, `state` ("begun",
-      "ended", "again"), `question` with the answers it needed put in, `strategy`, `tokens` spent
-      on it so far and `share`, the tokens it may spend (None without a limit); where it has ended,
-      its `answer`, `confidence` and `stopped`.
-    - `decided`: the search chose how to go on. `what` ("probe", "stop", "widen", "tree",
+      "ended", "again"), `question` with the answers it needed put in, `strategy`, `candidates` it
+      may take, `tokens` spent on it so far and `share`, the tokens it may spend (None without a
+      limit); where it has ended, its `answer`, `confidence` and `stopped`.
+    - `decided`: the search at `path` chose how to go on. `what` ("probe", "stop", "widen", "tree",
       "decompose" or "judge"), `why` in a sentence, and the `figures` it was decided on.
     """
 

@@ -620,6 +620,7 @@ class Driver:
 
     def _conclude(self) -> None:
         """Settle on the outcome. Calls that have yet to report count with all they may cost."""
+        self._write_news()
         best = self._search.best()
         if self._hurried and self._reason is None:
             self._reason = Stopped.DEADLINE

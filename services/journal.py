@@ -24,6 +24,11 @@ class Journal:
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
 
+    async def opened(self, budget: str) -> None:
+        """This share of the budget is about to be opened."""
+        self._trace.append(Kind.SENT, budget=budget, ops={})
+        await self._trace.kept()
+
     async def sent(self, budget: str, holds: Iterable[Hold]) -> None:
         """These calls are about to be sent."""
         if ops := {hold.op: list(astuple(hold.cost)) for hold in holds}:

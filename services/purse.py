@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from itertools import count
 from secrets import token_hex
 
 from planner.domain import Budget, Cost, Share
@@ -117,6 +118,7 @@ class Purses:
         """Shares that are at their end; what still reports there is charged to the whole."""
         # A request that is gone on with by another process must not meet the names of the first.
         self._mark = token_hex(3)
+        self._opened = count()
 
     def __getitem__(self, share: str | None) -> Purse:
         """The purse that pays for a share; the first for one that isn't there."""
@@ -175,8 +177,11 @@ class Purses:
 
     async def _open(self, name: str) -> None:
         """Open a share with nothing in it; it gets what there is when it is sized."""
-        budget = f"{self._whole.budget}/{name}-{self._mark}"
+        # A share that is wanted again is another budget: the first one has ended.
+        budget = f"{self._whole.budget}/{name}-{self._mark}{next(self._opened)}"
         nothing = self._of(_NOTHING)
+        if self._journal is not None:
+            await self._journal.opened(budget)
         account = await self._ledger.open(budget, nothing, parent=self._whole.budget)
         self._shares[name] = Purse(self._ledger, budget, account, self._journal)
 
@@ -187,13 +192,13 @@ class Purses:
         def part(limit: int | None) -> int | None:
             return None if limit is None else int(limit * share.part)
 
-        def count(limit: int | None, wanted: int | None) -> int | None:
+        def most(limit: int | None, wanted: int | None) -> int | None:
             return part(limit) if limit is None or wanted is None else min(limit, wanted)
 
         return Budget(
-            completion_tokens=count(limits.completion_tokens, share.completion_tokens),
+            completion_tokens=most(limits.completion_tokens, share.completion_tokens),
             reward_tokens=part(limits.reward_tokens),
-            candidates=count(limits.candidates, share.candidates),
+            candidates=most(limits.candidates, share.candidates),
             micro_usd=part(limits.micro_usd),
         )
 

@@ -167,6 +167,7 @@ class Reasoner:
             "context": context,
             "tokens": effort.budget.completion_tokens,
             "likely": self._lengths.whole.likely(longest),
+            "spent": before.spent.completion_tokens if before else 0,
             "prompt": prompt_tokens,
             "draft": self._draft(context),
             "timed": due is not None,
@@ -241,8 +242,9 @@ class Reasoner:
             for budget, commits in costs.items():
                 await self._ledger.commit(budget, commits)
         # Whoever goes on splits what is left anew.
-        for share in sorted({*unsettled.paid, *unsettled.lost} - {trace.id}, reverse=True):
-            await self._ledger.close(share)
+        for share in sorted(unsettled.budgets - {trace.id}, reverse=True):
+            with suppress(UnknownBudget):  # it was to be opened, and wasn't
+                await self._ledger.close(share)
         return await self._ledger.account(trace.id)
 
     async def saved(self, trace_id: str) -> Saved | None:

@@ -153,16 +153,19 @@ class Unsettled:
 
     `paid` are the calls that are known to have ended, `lost` those of which nobody will ever hear:
     such a call may have cost all that it held, and what nobody can know must not go unmetered.
+    `budgets` are all that it had or may have opened.
     """
 
     paid: Mapping[str, tuple[Commit, ...]]
     lost: Mapping[str, tuple[Commit, ...]]
+    budgets: frozenset[str]
 
     @classmethod
     def of(cls, recorded: Sequence[Event]) -> Unsettled:
         """From all events of its trace."""
         paid, lost = _calls(recorded)
-        return cls(_by_budget(paid), _by_budget(lost))
+        budgets = frozenset(e.data["budget"] for e in recorded if e.kind in (Kind.SENT, Kind.PAID))
+        return cls(_by_budget(paid), _by_budget(lost), budgets)
 
 
 @dataclass(frozen=True, slots=True)

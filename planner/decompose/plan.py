@@ -23,7 +23,7 @@ _TRIES = 4 * MOST_STEPS
 _OPENING = 32
 """Within so many letters of its brace, an object says that it is the plan."""
 _PLACE = re.compile(r"\$\{?(\w+)\}?")
-_ID = re.compile(r"\w{1,32}")
+_ID = re.compile(r"[^\W\d]\w{0,31}")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _CAPITAL = re.compile(r"\b[A-Z]\w+")
 _NAME = re.compile(r"(?<=[^.?!:\s]\s)[A-Z]\w+")
@@ -104,7 +104,7 @@ def read_plan(text: str, question: str) -> Plan | None:
     """
     notes: list[str] = []
     written, whole = _objects(text[:_MOST_LETTERS])
-    steps = _unlike(list(_steps(written)), notes)
+    steps = _unlike(_lettered(list(_steps(written))), notes)
     if not steps:
         return None
     if not whole:
@@ -194,6 +194,25 @@ def _objects(text: str) -> tuple[list[Mapping[str, Any]], bool]:
             found += (one for one in inner if isinstance(one, dict))
         place = text.find("{", end)
     return found[:MOST_STEPS], whole and len(found) <= MOST_STEPS
+
+
+def _lettered(steps: Sequence[Step]) -> list[Step]:
+    """The steps with ids that begin with a letter: what stands for one of them may not be money.
+
+    So `$1` means the step 1 only where that is needed.
+    """
+    digits = {step.id for step in steps if step.id[:1].isdigit()}
+
+    def lettered(step: Step) -> Step:
+        meant = digits.intersection(step.needs)
+        question = _PLACE.sub(
+            lambda place: f"$s{place[1]}" if place[1] in meant else place[0], step.question
+        )
+        name = f"s{step.id}" if step.id in digits else step.id
+        needs = tuple(f"s{need}" if need in digits else need for need in step.needs)
+        return Step(name, question, needs)
+
+    return [lettered(step) for step in steps]
 
 
 def _unlike(steps: Sequence[Step], notes: list[str]) -> list[Step]:

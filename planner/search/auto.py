@@ -49,9 +49,9 @@ class Auto(Search):
         self._taken: list[tuple[Action, Situation, float, int]] = []
         """Each decision with the situation, the confidence and the tokens spent before it."""
         self._scores: dict[tuple[int, ...], float] = {}
-        self._spent = 0
+        self._spent = setup.spent
         self._sampled = 0
-        """The completion tokens of the samples, and how many have ended."""
+        """The tokens of the samples, and how many have ended."""
         self._ended = 0
         self._over = False
         self._hurried = False
@@ -76,7 +76,7 @@ class Auto(Search):
         made = result.candidate
         if teller is self._samples:
             if made is not None and made.finished and task.id.startswith("expand:"):
-                self._sampled += result.cost.completion_tokens
+                self._sampled += len(made.token_ids)
                 self._ended += 1
             if made is not None and made.score is not None:
                 self._scores[made.path] = made.score
@@ -225,7 +225,7 @@ class Auto(Search):
     def _begin(self, name: str, candidates: int) -> Inner:
         tokens = None if self.setup.tokens is None else max(1, self.setup.tokens - self._spent)
         # The samples are what there is to answer with when time is up.
-        setup = replace(self.setup, candidates=candidates, tokens=tokens, timed=False)
+        setup = replace(self.setup, candidates=candidates, tokens=tokens, spent=0, timed=False)
         inner = Inner(self._recipes[name].make(setup), (len(self._inners),))
         self._inners.append(inner)
         return inner
@@ -242,7 +242,9 @@ class Auto(Search):
             self._lessons.append(Lesson(situation, action, gain, self._spent - spent))
 
     def _decided(self, what: str, why: str, figures: Mapping[str, float]) -> None:
-        self._news.append(News("decided", {"what": what, "why": why, "figures": dict(figures)}))
+        self._news.append(
+            News("decided", {"path": [], "what": what, "why": why, "figures": dict(figures)})
+        )
 
 
 _SAID: Mapping[Situation, str] = {

@@ -27,10 +27,10 @@ class Setup:
     `grades` says whether there is a reward model, `verifies` whether answers can be compared.
     `context` is how many tokens the model takes after the query, `tokens` how many completion
     tokens the budget has, `likely` how many of them a whole candidate is likely to take; None where
-    that isn't known, or there is no limit. `prompt` is how many tokens the query itself takes, and
-    `draft` how many a plan is likely to take, once the service has seen any.
-    `timed` says whether there is a deadline, `outlook` what past requests have found of what more
-    compute is worth.
+    that isn't known, or there is no limit. Of `tokens`, so many are `spent` already. `prompt` is
+    how many tokens the query itself takes, and `draft` how many a plan is likely to take, once the
+    service has seen any. `timed` says whether there is a deadline, `outlook` what past requests
+    have found of what more compute is worth.
     """
 
     query: Query
@@ -42,6 +42,7 @@ class Setup:
     context: int | None = None
     tokens: int | None = None
     likely: int | None = None
+    spent: int = 0
     prompt: int | None = None
     draft: int | None = None
     timed: bool = False

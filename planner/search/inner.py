@@ -10,7 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from planner.domain import Candidate, Cost, Expand, Grade, News, Path, Query, Result, Share, Task
+from planner.domain import (
+    Candidate,
+    Cost,
+    Expand,
+    Grade,
+    News,
+    Path,
+    Query,
+    Result,
+    Share,
+    Task,
+    Verify,
+)
 from planner.search.base import Search, Setup
 
 
@@ -93,24 +105,32 @@ class Inner:
 
     def shares(self) -> Mapping[str, Share]:
         """See `Search.shares`; none where a share of the outer search pays for all of it."""
-        return {} if self.share is not None else self.search.shares()
+        if self.share is not None:
+            return {}
+        return {self._rooted_share(name): one for name, one in self.search.shares().items()}
+
+    def _rooted_share(self, name: str) -> str:
+        """The name of a share of it, as the outer search has it: unlike those of any other."""
+        return ".".join(map(str, self.path)) + ":" + name
 
     def _out(self, task: Task) -> Task:
         share = self.share
+        if share is None and not isinstance(task, Verify) and task.share is not None:
+            share = self._rooted_share(task.share)
         if isinstance(task, Expand):
             return replace(
                 task,
                 path=(*self.path, *task.path),
                 parent=None if task.parent is None else self.rooted(task.parent),
                 messages=task.messages or self._messages,
-                share=share or task.share,
+                share=share,
             )
         if isinstance(task, Grade):
             return replace(
                 task,
                 candidate=self.rooted(task.candidate),
                 messages=task.messages or self._messages,
-                share=share or task.share,
+                share=share,
             )
         return replace(task, path=(*self.path, *task.path))
 

@@ -53,6 +53,8 @@ ATTEMPTS = 3
 UNSURE = 0.5
 """A step or a plan with less confidence than this is unsure."""
 
+_DRAFTS = "drafts"
+"""The share that pays for what is written of plans."""
 _DRAFT, _WHOLE, _PLANS = 0, 1, 2
 """The first branch of a node: a plan's text, the question as it is, or the first plan followed."""
 
@@ -80,6 +82,7 @@ class Attempt:
     worth: float
     """How faithful the plan is to the question, in [0, 1]."""
     running: dict[str, Inner] = field(default_factory=dict)
+    begun: dict[str, Inner] = field(default_factory=dict)
     asked: dict[str, str] = field(default_factory=dict)
     """The question of each step that was begun, with the answers put in."""
     allotted: dict[str, int] = field(default_factory=dict)
@@ -91,6 +94,14 @@ class Attempt:
     def answers(self) -> dict[str, str]:
         """The answers there are, by step."""
         return {name: one.answer for name, one in self.answered.items() if one.answer is not None}
+
+    @property
+    def taken(self) -> int:
+        """The candidates that its steps have taken, those that run with all they may take."""
+        return sum(
+            max(inner.candidates, self.allotted[name] if name in self.running else 0)
+            for name, inner in self.begun.items()
+        )
 
     @property
     def last(self) -> Answered | None:
@@ -136,8 +147,8 @@ class PlanSearch(Search):
         self._asking = setup.query
         """What is planned and asked: the query, or what a strategy has made of it since."""
         self._shares: dict[str, Share] = {}
-        self._spent = 0
-        """Completion tokens of all that was told."""
+        self._spent = setup.spent
+        """Completion tokens of all that was told, and of what was spent before."""
         self._over = False
         self._hurried = False
         self._plan()
@@ -200,7 +211,16 @@ class PlanSearch(Search):
         return finished, max(finished, self.setup.candidates)
 
     def shares(self) -> Mapping[str, Share]:
-        return {} if self._over else self._shares
+        if self._over:
+            return {}
+        shares = dict(self._shares)
+        if self._drafts or self._waiting:
+            tokens = None if self.setup.tokens is None else int(DRAFTING * self.setup.tokens)
+            shares[_DRAFTS] = Share(tokens, 0, DRAFTING)
+        for one in self._whole:
+            if not one.search.done:
+                shares.update(one.shares())
+        return shares
 
     def news(self) -> Sequence[News]:
         told, self._news = self._news, []
@@ -211,12 +231,15 @@ class PlanSearch(Search):
             return
         self._hurried = True
         self._waiting.clear()
-        if self._planned() is not None or (not self._attempts and self._fallback):
-            self._go_on()
-            return
         for attempt in self._attempts:
             self._drop(attempt)
-        self._last_pass("Time was nearly up")
+        if self._planned() is not None:
+            self._over = True
+            return
+        for one in self._live():
+            one.search.hurry()
+        if self._attempts or not self._fallback:
+            self._last_pass("Time was nearly up")
         self._go_on()
 
     # Planning
@@ -254,6 +277,7 @@ class PlanSearch(Search):
                 max_tokens=length,
                 temperature=temperature,
                 schema=schema,
+                share=_DRAFTS,
             )
         )
         self._asides += 1
@@ -384,11 +408,16 @@ class PlanSearch(Search):
         tokens = self._divide_tokens(attempt).get(step.id)
         likely = self._likely(question)
         setup = replace(
-            self.setup, query=query, candidates=candidates, tokens=tokens, likely=likely
+            self.setup,
+            query=query,
+            candidates=candidates,
+            tokens=tokens,
+            likely=likely,
+            spent=0,
         )
         inner = Inner(self._inner.make(setup), path, query=query, share=share)
         self._inners.append(inner)
-        attempt.running[step.id] = inner
+        attempt.running[step.id] = attempt.begun[step.id] = inner
         self._share_out()
         self._tell_step(attempt, step.id, "begun", inner)
 
@@ -411,7 +440,8 @@ class PlanSearch(Search):
     def _widened(self, attempt: Attempt, name: str, inner: Inner) -> bool:
         """Have a step go on that came out unsure, if it can and there is more to be had."""
         outcome = inner.search.best()
-        spare = self._candidates_left() - self._unbegun(attempt)
+        left = self._candidates_left() // self._to_follow(attempt)
+        spare = left - self._unbegun(attempt)
         more = min(spare, attempt.allotted[name])
         if outcome.confidence >= UNSURE or more < 1:
             return False
@@ -426,7 +456,6 @@ class PlanSearch(Search):
         del attempt.running[name]
         step = next(step for step in attempt.plan.steps if step.id == name)
         outcome = inner.search.best()
-        attempt.allotted[name] = inner.candidates
         attempt.answered[name] = Answered(step, attempt.asked[name], outcome, inner.ranked())
         self._drop_inner(inner)
         self._share_out()
@@ -482,14 +511,17 @@ class PlanSearch(Search):
 
     def _begin_whole(self, query: Query, candidates: int) -> None:
         path = (_WHOLE, len(self._whole))
-        setup = replace(self.setup, query=query, candidates=candidates)
+        tokens = self.setup.tokens
+        if tokens is not None:
+            tokens = max(1, tokens - self._spent)
+        setup = replace(self.setup, query=query, candidates=candidates, tokens=tokens, spent=0)
         own = None if query is self.setup.query else query
         inner = Inner(self._inner.make(setup), path, query=own)
         self._whole.append(inner)
         self._inners.append(inner)
 
     def _last_pass(self, why: str) -> None:
-        """Answer the question in one pass from what its steps have found."""
+        """Answer the question from what its steps have found; in one pass, if time is short."""
         facts = [
             (one.question, one.answer)
             for attempt in self._attempts[-1:]
@@ -498,19 +530,20 @@ class PlanSearch(Search):
         ]
         if not facts and self._whole:
             return  # the question as it is has been asked already
-        if self._candidates_left(kept=False) < 1:
+        left = self._candidates_left(kept=False)
+        if left < 1:
             return
         self._notes.append(f"{why}, so the question was answered from what was known.")
         query = self._asking
         *before, last = query.messages
         asking = replace(last, content=known_question(last.content, facts))
-        self._begin_whole(replace(query, messages=(*before, asking)), 1)
+        self._begin_whole(replace(query, messages=(*before, asking)), 1 if self._hurried else left)
 
     # Shares
 
     def _candidates_left(self, *, kept: bool = True) -> int:
         """The candidates that nothing has been allotted yet; one is `kept` for a last pass."""
-        taken = sum(sum(attempt.allotted.values()) for attempt in self._attempts)
+        taken = sum(attempt.taken for attempt in self._attempts)
         taken += sum(max(one.search.setup.candidates, one.candidates) for one in self._whole)
         return self.setup.candidates - taken - (1 if kept else 0)
 

@@ -49,8 +49,8 @@ class Tree(Gathering):
         self._children: Counter[Path] = Counter()
         self._ungraded = 0
         """Finished candidates whose grade is still to come."""
-        self._spent = 0
-        """The completion tokens of all that it grew."""
+        self._spent = setup.spent
+        """The completion tokens of all that it grew, and of what was spent before."""
 
     @abstractmethod
     def _grown(self, node: Candidate) -> None:

@@ -129,7 +129,7 @@ def test_it_says_why() -> None:
     (probe,) = under.news()
     assert probe.kind == "decided"
     assert len(waiting) == 2
-    assert set(probe.data) == {"what", "why", "figures"}
+    assert set(probe.data) == {"path", "what", "why", "figures"}
 
 
 def test_experience_changes_its_mind() -> None:

@@ -97,6 +97,19 @@ def test_needs_that_are_nowhere_are_dropped_and_those_in_the_text_are_added() ->
     assert plan.last.fill({"a": "7"}) == "7, and $5 besides?"
 
 
+def test_a_digit_after_a_dollar_is_a_step_only_where_that_is_needed() -> None:
+    """Else it is money."""
+    steps = [
+        {"id": "1", "question": "What does Ann pay for 3?", "needs": []},
+        {"id": "2", "question": "Ben buys 5 at $1 each. What does he pay?", "needs": []},
+        {"id": "3", "question": "What are $1 and $2 together?", "needs": ["1", "2"]},
+    ]
+    plan = read(json.dumps({"steps": steps}))
+    assert [step.needs for step in plan.steps] == [(), (), ("s1", "s2")]
+    filled = [step.fill({"s1": "6", "s2": "5"}) for step in plan.steps]
+    assert filled[1:] == ["Ben buys 5 at $1 each. What does he pay?", "What are 6 and 5 together?"]
+
+
 def test_two_steps_of_one_name_are_two() -> None:
     steps = [{"id": "a", "question": "One?"}, {"id": "a", "question": "Two, and $a?"}]
     plan = read(json.dumps({"steps": steps}))
