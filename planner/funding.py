@@ -20,15 +20,26 @@ class Lengths:
     """How many completion tokens something is likely to take: a running mean.
 
     Until it has seen any it expects a quarter of `max_tokens`; old ones fade, so that it follows
-    what is being asked.
+    what is being asked. `spread` is how far they lie from the mean, on average: where easy and hard
+    questions come in turn, the mean says little of the next one.
     """
 
     mean: float | None = None
     fade: float = 0.05
+    spread: float = 0.0
 
     def saw(self, tokens: int) -> None:
         """Learn from one that ended by itself."""
-        self.mean = tokens if self.mean is None else self.mean + self.fade * (tokens - self.mean)
+        if self.mean is None:
+            self.mean = tokens
+            return
+        self.spread += self.fade * (abs(tokens - self.mean) - self.spread)
+        self.mean += self.fade * (tokens - self.mean)
+
+    def ample(self, max_tokens: int) -> int:
+        """What nearly all of them take: half as much again as is likely, or twice the spread."""
+        likely = self.likely(max_tokens)
+        return min(max_tokens, likely + max(likely // 2, round(2 * self.spread)))
 
     def likely(self, max_tokens: int) -> int:
         """The likely length of one that may take `max_tokens`; at least 1."""
@@ -72,7 +83,10 @@ class Growths:
 
     def followed(self, fade: float) -> Growths:
         """The same to begin with, from where they follow on by themselves."""
-        return Growths(Lengths(self.whole.mean, fade), Lengths(self.step.mean, fade))
+        return Growths(
+            Lengths(self.whole.mean, fade, self.whole.spread),
+            Lengths(self.step.mean, fade, self.step.spread),
+        )
 
 
 def affordable(left: Budget, prices: Prices, calls: int, prompt_tokens: int) -> int:
@@ -96,19 +110,18 @@ def first_instalments(
     wanted: int,
     prompt_tokens: int,
     max_tokens: int,
-    likely: int,
+    ample: int,
     least: int,
 ) -> tuple[int, int]:
     """How many of `wanted` new candidates to start, and the tokens to hold for each.
 
     (0, 0) when too little is left: for one candidate, less than `least`; for several side by side,
-    half as much again as they are likely to take.
+    what is `ample` for each.
     """
     if left.candidates is not None:
         wanted = min(wanted, left.candidates)
     # Candidates of one question are about as long as each other. If all were given just what is
     # likely, all would come up short together, a few tokens before their ends.
-    ample = likely + likely // 2
     for calls in range(wanted, 0, -1):
         tokens = affordable(left, prices, calls, prompt_tokens)
         if tokens >= calls * max_tokens:

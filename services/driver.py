@@ -35,7 +35,7 @@ from planner.domain import (
     Verify,
 )
 from planner.errors import LedgerUnavailable
-from planner.funding import Growths, first_instalments, next_instalment
+from planner.funding import Growths, Lengths, first_instalments, next_instalment
 from planner.ports import Commit, Hold
 from planner.search import Search
 from planner.steps import AGGREGATES
@@ -402,7 +402,7 @@ class Driver:
             wanted=len(flights),
             prompt_tokens=max(flight.prompt_tokens for flight in flights),
             max_tokens=longest,
-            likely=likely,
+            ample=max(map(self._ample, flights)),
             least=self._least(likely),
         )
         for flight in flights[:started]:
@@ -435,9 +435,16 @@ class Driver:
                 self._tell(flight.task, flight.result("done", Finish.BUDGET))
 
     def _likely(self, flight: Flight) -> int:
+        return self._lengths_like(flight).likely(flight.limit)
+
+    def _ample(self, flight: Flight) -> int:
+        return self._lengths_like(flight).ample(flight.limit)
+
+    def _lengths_like(self, flight: Flight) -> Lengths:
+        """The lengths of what is like it."""
         if flight.task.schema is not None:
-            return self._all_lengths.bound.likely(flight.limit)
-        return self._lengths_of(flight.task).of(flight.task.until).likely(flight.limit)
+            return self._all_lengths.bound
+        return self._lengths_of(flight.task).of(flight.task.until)
 
     def _lengths_of(self, task: Expand) -> Growths:
         if task.share not in self._lengths:

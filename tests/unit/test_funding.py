@@ -17,7 +17,7 @@ def test_roomy_budget_holds_the_worst_case_at_once() -> None:
     """Where every candidate's worst case fits, there is nothing to share out."""
     for left in (Budget(), Budget(completion_tokens=16 * 400)):
         started = first_instalments(
-            left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, likely=100, least=1
+            left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, ample=150, least=1
         )
         assert started == (16, 400)
 
@@ -26,7 +26,7 @@ def test_budget_of_sixteen_mean_candidates_starts_most_of_them() -> None:
     """Though each could take four times as much; the others start with what these give back."""
     left = Budget(completion_tokens=16 * 100)
     started = first_instalments(
-        left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, likely=100, least=1
+        left, FREE, wanted=16, prompt_tokens=50, max_tokens=400, ample=150, least=1
     )
     assert started == (10, 160)
 
@@ -36,7 +36,7 @@ def test_less_than_the_least_starts_nothing() -> None:
     left = Budget(completion_tokens=30)
     for least, expected in ((31, (0, 0)), (30, (1, 30)), (1, (1, 30))):
         started = first_instalments(
-            left, FREE, wanted=4, prompt_tokens=9, max_tokens=400, likely=100, least=least
+            left, FREE, wanted=4, prompt_tokens=9, max_tokens=400, ample=150, least=least
         )
         assert started == expected
 
@@ -45,7 +45,7 @@ def test_candidates_limit_what_is_started() -> None:
     """A limit on candidates counts before anything else."""
     left = Budget(candidates=3)
     assert first_instalments(
-        left, FREE, wanted=16, prompt_tokens=9, max_tokens=10, likely=5, least=1
+        left, FREE, wanted=16, prompt_tokens=9, max_tokens=10, ample=7, least=1
     ) == (3, 10)
 
 
@@ -89,7 +89,7 @@ def finished_side_by_side(lengths: list[int], budget: int, likely: int, max_toke
                 wanted=len(lengths) - begun,
                 prompt_tokens=0,
                 max_tokens=max_tokens,
-                likely=likely,
+                ample=likely + likely // 2,
                 least=likely if running else likely // 2,
             )
             running |= dict.fromkeys(range(begun, begun + count), tokens)
