@@ -104,6 +104,11 @@ class Auto(Search):
         found = [(one, outcome) for one, outcome in found if outcome.ranked]
         if not found:
             return replace(self._samples.search.best(), stopped=self.stopped)
+        votes = self._samples.search.best().votes
+        if len(votes) > 1 and max(vote.count for vote in votes) == 1:
+            # Of samples of which no two agree, the first is no better than any other answer.
+            after = [(one, it) for one, it in found if one is not self._samples and it.answer]
+            found = after or found
         return replace(_together(found), stopped=self.stopped)
 
     def progress(self) -> tuple[int, int]:
