@@ -130,6 +130,7 @@ class Sandbox:
 
 
 def _last(errors: str) -> str:
-    """The last line that says anything."""
-    lines = errors.strip().splitlines()
-    return lines[-1] if lines else ""
+    """The last line that says anything: where several processes write, that may be further up."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    saying = [line for line in lines if not line.startswith(("Traceback", "File "))]
+    return (saying or lines or [""])[-1]
