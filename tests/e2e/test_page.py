@@ -32,13 +32,14 @@ def made(trace: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("strategy", ["best_of_n", "beam"])
+@pytest.mark.parametrize(("strategy", "candidates"), [("best_of_n", 256), ("beam", 64)])
 async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
     service: Service,
     openai_async: AsyncOpenAI,
     hard: Callable[[int], list[str]],
     page: Page,
     strategy: str,
+    candidates: int,
 ) -> None:
     """It appears by itself, grows, and ends; each candidate can be clicked and read."""
     await page.goto(service.url)
@@ -47,7 +48,11 @@ async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
             model=MODEL,
             messages=[{"role": "user", "content": hard(1)[0]}],
             extra_body={
-                "longthink": {"strategy": strategy, "stop": "none", "budget": {"candidates": 64}}
+                "longthink": {
+                    "strategy": strategy,
+                    "stop": "none",
+                    "budget": {"candidates": candidates},
+                }
             },
         )
     )
@@ -62,15 +67,15 @@ async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
     assert ours["trace_id"] in page.url
 
     response = await page.request.get(f"{service.url}/v1/traces/{ours['trace_id']}")
-    candidates = made(await response.json())
-    finished = {key: one for key, one in candidates.items() if one["finish"] == "stop"}
+    nodes = made(await response.json())
+    finished = {key: one for key, one in nodes.items() if one["finish"] == "stop"}
     key = sorted(finished)[len(finished) // 2]
     await page.locator("#canvas").focus()
     await click(page, key)
     detail = page.locator("#detail")
     await expect(detail.locator("h2")).to_contain_text(key)
-    await expect(detail.locator("dd", has_text=f"{candidates[key]['score']:.3f}")).to_be_visible()
-    for line in candidates[key]["text"].split("\n"):
+    await expect(detail.locator("dd", has_text=f"{nodes[key]['score']:.3f}")).to_be_visible()
+    for line in nodes[key]["text"].split("\n"):
         await expect(detail.locator("pre").last).to_contain_text(line)
     await expect(detail).to_contain_text("generated")
 
