@@ -104,7 +104,7 @@ class Auto(Search):
         found = [(one, outcome) for one, outcome in found if outcome.ranked]
         if not found:
             return replace(self._samples.search.best(), stopped=self.stopped)
-        votes = self._samples.search.best().votes
+        votes = found[0][1].votes if found[0][0] is self._samples else ()
         if len(votes) > 1 and max(vote.count for vote in votes) == 1:
             # Of samples of which no two agree, the first is no better than any other answer.
             after = [(one, it) for one, it in found if one is not self._samples and it.answer]
@@ -170,7 +170,7 @@ class Auto(Search):
 
     def _choice(
         self, situation: Situation, outcome: Outcome
-    ) -> tuple[Action | None, str, dict[str, float]]:
+    ) -> tuple[Action | None, str, Mapping[Action, float]]:
         """The action that is worth most, or None; why; and what each is worth."""
         if self._hurried:
             return None, "Time was nearly up.", {}
@@ -180,7 +180,7 @@ class Auto(Search):
         tokens = None if self.setup.tokens is None else self.setup.tokens - self._spent
         most = self._candidates_left()
         worth = float(most) if tokens is None else min(float(most), tokens / max(1.0, likely))
-        figures: dict[str, float] = {}
+        figures: dict[Action, float] = {}
         for action in _WAYS:
             if self._possible(action, worth):
                 samples = min(worth, _HORIZON)
@@ -192,8 +192,7 @@ class Auto(Search):
             return None, "Nothing more can be afforded.", figures
         if figures[best] <= 0.0:
             return None, f"The samples {_SAID[situation]}, and nothing is worth its price.", figures
-        chosen: Action = best  # type: ignore[assignment]
-        return chosen, f"The samples {_SAID[situation]}, so to {best} promises most.", figures
+        return best, f"The samples {_SAID[situation]}, so to {best} promises most.", figures
 
     def _possible(self, action: Action, worth: float) -> bool:
         """Whether there is something to do it with, and it wasn't done already."""
@@ -236,8 +235,7 @@ class Auto(Search):
         return inner
 
     def _candidates_left(self) -> int:
-        taken = sum(max(one.candidates, one.search.progress()[0]) for one in self._inners)
-        return max(0, self.setup.candidates - taken)
+        return max(0, self.setup.candidates - sum(one.candidates for one in self._inners))
 
     def _learn(self, outcome: Outcome) -> None:
         """Note what the last decision has come to."""
@@ -246,7 +244,7 @@ class Auto(Search):
             gain = outcome.confidence - before
             self._lessons.append(Lesson(situation, action, gain, self._spent - spent))
 
-    def _decided(self, what: str, why: str, figures: Mapping[str, float]) -> None:
+    def _decided(self, what: str, why: str, figures: Mapping[Action, float]) -> None:
         self._news.append(
             News("decided", {"path": [], "what": what, "why": why, "figures": dict(figures)})
         )

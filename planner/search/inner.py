@@ -53,11 +53,6 @@ class Inner:
         """By the id of a task as it went out: that, and the search's own."""
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing of it is in flight."""
-        return not self._flying
-
-    @property
     def candidates(self) -> int:
         """How many candidates it has taken: those counted, or those finished if that is more."""
         return max(self.cost.candidates, self.search.progress()[0])

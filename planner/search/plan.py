@@ -83,6 +83,7 @@ class Attempt:
     """How faithful the plan is to the question, in [0, 1]."""
     running: dict[str, Inner] = field(default_factory=dict)
     begun: dict[str, Inner] = field(default_factory=dict)
+    """Those of its steps that run, and all that ever did."""
     asked: dict[str, str] = field(default_factory=dict)
     """The question of each step that was begun, with the answers put in."""
     allotted: dict[str, int] = field(default_factory=dict)
