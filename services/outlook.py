@@ -1,7 +1,7 @@
 """What past requests found that more compute is worth, kept in Redis by model.
 
-A hash of counts and sums, to which every request adds what it found; it lives as long as Redis
-does. Where Redis can't be reached nothing is known, or learnt, and no request is held up by that.
+A hash of counts and sums, to which every request adds what it found; it lives for over a year after
+the last of them. Where Redis can't be reached nothing is known, or learnt, and no request is held up by that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _FRESH_SECONDS = 5.0
+_TTL_SECONDS = 400 * 24 * 3600
 
 
 class OutlookStore:
@@ -49,6 +50,7 @@ class OutlookStore:
                 for lesson in lessons:
                     _ = pipe.hincrby(self._key, f"{lesson.name}:count", 1)
                     _ = pipe.hincrbyfloat(self._key, f"{lesson.name}:gain", lesson.gain)
+                _ = pipe.expire(self._key, _TTL_SECONDS)
                 await pipe.execute()
         except RedisError:
             return  # it is one request's experience among many
