@@ -17,8 +17,8 @@ from math import prod
 
 from planner.domain import Candidate, News, Outcome, Result, Share, Stopped, Task
 from planner.outlook import Action, Lesson, Situation
-from planner.search.base import Search, Setup
-from planner.search.inner import Inner, Recipe, first_in_turn
+from planner.search.base import Setup
+from planner.search.inner import Inner, Outer, Recipe, first_in_turn
 
 PROBES = 2
 """The samples it begins with."""
@@ -37,19 +37,16 @@ _TREE_WORTH = 4.0
 _WAYS: tuple[Action, ...] = ("widen", "tree", "decompose", "judge")
 
 
-class Auto(Search):
+class Auto(Outer):
     """`recipes` has the strategies it decides between: `probe`, `tree`, `decompose` and `judge`."""
 
     def __init__(self, setup: Setup, recipes: Mapping[str, Recipe]) -> None:
         super().__init__(setup)
         self._recipes = recipes
-        self._news: list[News] = []
         self._lessons: list[Lesson] = []
-        self._inners: list[Inner] = []
         self._taken: list[tuple[Action, Situation, float, int]] = []
         """Each decision with the situation, the confidence and the tokens spent before it."""
         self._scores: dict[tuple[int, ...], float] = {}
-        self._spent = setup.spent
         self._sampled = 0
         """The tokens of the samples, and how many have ended."""
         self._ended = 0
@@ -69,10 +66,9 @@ class Auto(Search):
         return [] if self._over else first_in_turn(self._live(), room)
 
     def tell(self, task: Task, result: Result) -> None:
-        teller = next((one for one in self._inners if one.tell(task, result)), None)
+        teller = self._tell_inner(task, result)
         if teller is None:
             return
-        self._spent += result.cost.completion_tokens
         made = result.candidate
         if teller is self._samples:
             if made is not None and made.finished and task.id.startswith("expand:"):
@@ -111,10 +107,6 @@ class Auto(Search):
             found = after or found
         return replace(_together(found), stopped=self.stopped)
 
-    def progress(self) -> tuple[int, int]:
-        finished = sum(one.search.progress()[0] for one in self._inners)
-        return finished, max(finished, self.setup.candidates)
-
     def hurry(self) -> None:
         self._hurried = True
         for one in self._live():
@@ -124,10 +116,6 @@ class Auto(Search):
 
     def shares(self) -> Mapping[str, Share]:
         return {} if self._over else {n: s for one in self._live() for n, s in one.shares().items()}
-
-    def news(self) -> Sequence[News]:
-        told, self._news = self._news, []
-        return [*told, *(news for one in self._inners for news in one.news())]
 
     def lessons(self) -> Sequence[Lesson]:
         return self._lessons
@@ -227,7 +215,7 @@ class Auto(Search):
         return True
 
     def _begin(self, name: str, candidates: int) -> Inner:
-        tokens = None if self.setup.tokens is None else max(1, self.setup.tokens - self._spent)
+        tokens = self._tokens_unspent()
         # The samples are what there is to answer with when time is up.
         setup = replace(self.setup, candidates=candidates, tokens=tokens, spent=0, timed=False)
         inner = Inner(self._recipes[name].make(setup), (len(self._inners),))

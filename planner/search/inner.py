@@ -143,6 +143,37 @@ class Inner:
         return told
 
 
+class Outer(Search):
+    """A search that has others inside: what all such share."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._inners: list[Inner] = []
+        """All searches inside, those that have ended too, in the order they were begun in."""
+        self._news: list[News] = []
+        self._spent = setup.spent
+        """Completion tokens of all that was told, and of what was spent before."""
+
+    def _tell_inner(self, task: Task, result: Result) -> Inner | None:
+        """Hand a result to the search that it is for; which that is."""
+        teller = next((one for one in self._inners if one.tell(task, result)), None)
+        if teller is not None:
+            self._spent += result.cost.completion_tokens
+        return teller
+
+    def _tokens_unspent(self) -> int | None:
+        """What is left to spend, one at least, so that a search inside has any; None, no limit."""
+        return None if self.setup.tokens is None else max(1, self.setup.tokens - self._spent)
+
+    def progress(self) -> tuple[int, int]:
+        finished = sum(one.search.progress()[0] for one in self._inners)
+        return finished, max(finished, self.setup.candidates)
+
+    def news(self) -> Sequence[News]:
+        told, self._news = self._news, []
+        return [*told, *(news for one in self._inners for news in one.news())]
+
+
 def first_in_turn(searches: Sequence[Inner], room: int) -> list[Task]:
     """Tasks of several searches, as far as there is room: each in turn gets an equal part of it.
 

@@ -35,8 +35,8 @@ from planner.domain import (
     derive_seed,
 )
 from planner.prompts import asked, conversation, plan_messages
-from planner.search.base import Search, Setup
-from planner.search.inner import Inner, Recipe, first_in_turn
+from planner.search.base import Setup
+from planner.search.inner import Inner, Outer, Recipe, first_in_turn
 
 DRAFTS = 8
 """Plans that are written at most."""
@@ -121,7 +121,7 @@ class Attempt:
         return prod(one.outcome.confidence for one in self.answered.values())
 
 
-class PlanSearch(Search):
+class PlanSearch(Outer):
     """Plans, and follows the best. `inner` makes the search of each step."""
 
     def __init__(self, setup: Setup, inner: Recipe) -> None:
@@ -138,18 +138,13 @@ class PlanSearch(Search):
         self._attempts: list[Attempt] = []
         self._whole: list[Inner] = []
         """Searches of the question as it is: beside the plan, after it, or in its place."""
-        self._inners: list[Inner] = []
-        """All searches inside, those that have ended too."""
         self._dropped: set[int] = set()
-        """Of these, by their place, those that nothing is wanted of any more."""
+        """Of the searches inside, by their place, those that nothing is wanted of any more."""
         self._waiting: deque[Expand] = deque()
-        self._news: list[News] = []
         self._notes: list[str] = []
         self._asking = setup.query
         """What is planned and asked: the query, or what a strategy has made of it since."""
         self._shares: dict[str, Share] = {}
-        self._spent = setup.spent
-        """Completion tokens of all that was told, and of what was spent before."""
         self._over = False
         self._hurried = False
         self._plan()
@@ -174,11 +169,8 @@ class PlanSearch(Search):
         if self._drafts.pop(task.id, None) is not None:
             self._spent += result.cost.completion_tokens
             self._tell_draft(result)
-        else:
-            teller = next((one for one in self._inners if one.tell(task, result)), None)
-            if teller is None:
-                return
-            self._spent += result.cost.completion_tokens
+        elif self._tell_inner(task, result) is None:
+            return
         self._go_on()
 
     def surplus(self) -> Sequence[Task]:
@@ -207,10 +199,6 @@ class PlanSearch(Search):
         notes = dict.fromkeys((*self._notes, *outcome.notes))
         return replace(outcome, stopped=self.stopped, notes=tuple(notes))
 
-    def progress(self) -> tuple[int, int]:
-        finished = sum(one.search.progress()[0] for one in self._inners)
-        return finished, max(finished, self.setup.candidates)
-
     def shares(self) -> Mapping[str, Share]:
         if self._over:
             return {}
@@ -222,10 +210,6 @@ class PlanSearch(Search):
             if not one.search.done:
                 shares.update(one.shares())
         return shares
-
-    def news(self) -> Sequence[News]:
-        told, self._news = self._news, []
-        return [*told, *(news for one in self._inners for news in one.news())]
 
     def hurry(self) -> None:
         if self._over or self._hurried:
@@ -512,10 +496,13 @@ class PlanSearch(Search):
 
     def _begin_whole(self, query: Query, candidates: int) -> None:
         path = (_WHOLE, len(self._whole))
-        tokens = self.setup.tokens
-        if tokens is not None:
-            tokens = max(1, tokens - self._spent)
-        setup = replace(self.setup, query=query, candidates=candidates, tokens=tokens, spent=0)
+        setup = replace(
+            self.setup,
+            query=query,
+            candidates=candidates,
+            tokens=self._tokens_unspent(),
+            spent=0,
+        )
         own = None if query is self.setup.query else query
         inner = Inner(self._inner.make(setup), path, query=own)
         self._whole.append(inner)
