@@ -1,7 +1,8 @@
 """What past requests found that more compute is worth, kept in Redis by model.
 
 A hash of counts and sums, to which every request adds what it found; it lives for over a year after
-the last of them. Where Redis can't be reached nothing is known, or learnt, and no request is held up by that.
+the last of them. Where Redis can't be reached nothing is known, or learnt, and no request is held
+up by that.
 """
 
 from __future__ import annotations
