@@ -134,7 +134,7 @@ def test_a_question_is_answered_before_ones_eyes(url: str) -> None:
 
 def test_the_whole_reply_is_printed(longthink: Run) -> None:
     """--json prints the reply of the service, with its trace's id."""
-    code, out = longthink("ask", "What is 6 x 7?", "--candidates", "4", "--json")
+    code, out = longthink("ask", "What is 6 x 7?", "--candidates", "8", "--seed", "1", "--json")
     reply = json.loads(out)
     assert code == 0
     assert reply["longthink"]["answer"] == "42"
