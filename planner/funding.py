@@ -13,6 +13,8 @@ from typing import Literal
 from planner.domain import Budget, Cost, Prices
 
 _UNLIMITED = 1 << 40
+UNKNOWN = 0.25
+"""The part of what is left to begin with, where only others' lengths are known."""
 
 
 @dataclass(slots=True)
@@ -21,20 +23,33 @@ class Lengths:
 
     Until it has seen any it expects a quarter of `max_tokens`; old ones fade, so that it follows
     what is being asked. `spread` is how far they lie from the mean, on average: where easy and hard
-    questions come in turn, the mean says little of the next one.
+    questions come in turn, the mean says little of the next one. `seen` counts its own: a mean to
+    begin with counts as one.
     """
 
     mean: float | None = None
     fade: float = 0.05
     spread: float = 0.0
+    seen: int = 0
 
     def saw(self, tokens: int) -> None:
         """Learn from one that ended by itself."""
+        self.seen += 1
         if self.mean is None:
             self.mean = tokens
             return
-        self.spread += self.fade * (abs(tokens - self.mean) - self.spread)
-        self.mean += self.fade * (tokens - self.mean)
+        weight = max(self.fade, 1 / (self.seen + 1))
+        self.spread += weight * (abs(tokens - self.mean) - self.spread)
+        self.mean += weight * (tokens - self.mean)
+
+    def outgrew(self, tokens: int) -> None:
+        """Learn from one that was cut short: it would have been longer still.
+
+        Without these, where budgets are tight only the short ones are ever seen to end, so more of
+        them are begun side by side, so only the shorter ones end.
+        """
+        if self.mean is not None and tokens > self.mean:
+            self.saw(tokens)
 
     def ample(self, max_tokens: int) -> int:
         """What nearly all of them take: half as much again as is likely, or twice the spread."""
@@ -112,11 +127,14 @@ def first_instalments(
     max_tokens: int,
     ample: int,
     least: int,
+    trust: float,
 ) -> tuple[int, int]:
     """How many of `wanted` new candidates to start, and the tokens to hold for each.
 
     (0, 0) when too little is left: for one candidate, less than `least`; for several side by side,
-    what is `ample` for each.
+    what is `ample` for each. `trust` in what is ample is the part of what is left that is shared
+    out by it, as a question's own candidates may take several times what others' did; those that
+    are started with little trust may take twice as much.
     """
     if left.candidates is not None:
         wanted = min(wanted, left.candidates)
@@ -126,8 +144,10 @@ def first_instalments(
         tokens = affordable(left, prices, calls, prompt_tokens)
         if tokens >= calls * max_tokens:
             return calls, max_tokens
-        if tokens >= calls * ample or (calls == 1 and tokens >= least):
-            return calls, min(max_tokens, tokens // calls)
+        if trust * tokens >= calls * ample:
+            return calls, min(max_tokens, int(min(1.0, 2 * trust) * tokens) // calls)
+        if calls == 1 and trust and tokens >= least:
+            return 1, min(max_tokens, tokens)
     return 0, 0
 
 

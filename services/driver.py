@@ -35,7 +35,7 @@ from planner.domain import (
     Verify,
 )
 from planner.errors import LedgerUnavailable
-from planner.funding import Growths, Lengths, first_instalments, next_instalment
+from planner.funding import UNKNOWN, Growths, Lengths, first_instalments, next_instalment
 from planner.ports import Commit, Hold
 from planner.search import Search
 from planner.steps import AGGREGATES
@@ -381,8 +381,7 @@ class Driver:
         """Start as many as can be funded side by side, of each kind by itself."""
         alike: dict[tuple[str, bool, str], list[Flight]] = {}
         for flight in self._unstarted.values():
-            task = flight.task
-            alike.setdefault((task.share or "", task.counts, task.until), []).append(flight)
+            alike.setdefault(flight.kind, []).append(flight)
         short = {flight.task.share or "" for flight in self._waiting.values()}
         for kind in sorted(alike):
             if kind[0] not in short:
@@ -404,6 +403,7 @@ class Driver:
             max_tokens=longest,
             ample=max(map(self._ample, flights)),
             least=self._least(likely),
+            trust=self._trust(flights[0]),
         )
         for flight in flights[:started]:
             self._fund(flight, min(tokens, flight.limit))
@@ -432,6 +432,7 @@ class Driver:
                 self._fund(flight, tokens)
                 await self._send([flight])
             if self._waiting.pop(flight.task.id, None):
+                self._learn_cut(flight)
                 self._tell(flight.task, flight.result("done", Finish.BUDGET))
 
     def _likely(self, flight: Flight) -> int:
@@ -439,6 +440,17 @@ class Driver:
 
     def _ample(self, flight: Flight) -> int:
         return self._lengths_like(flight).ample(flight.limit)
+
+    def _trust(self, flight: Flight) -> float:
+        """How much of what is left may go by what is likely: all, once half of those begun ended.
+
+        The first to end are the shortest. What has a share has only the share to lose.
+        """
+        seen = self._lengths_like(flight).seen
+        running = sum(one.kind == flight.kind for one in self._flying.values())
+        if flight.task.share is not None or seen >= max(1, running):
+            return 1.0
+        return 0.0 if running else UNKNOWN
 
     def _lengths_like(self, flight: Flight) -> Lengths:
         """The lengths of what is like it."""
@@ -521,6 +533,12 @@ class Driver:
                 lengths.step.saw(made)
             if finish is Finish.STOP and task.counts and goes_on:
                 lengths.whole.saw(len(flight.before) + made)
+
+    def _learn_cut(self, flight: Flight) -> None:
+        """Take in how long a candidate was when the budget ended it."""
+        task = flight.task
+        if task.counts and not task.append and task.messages is None and task.share is None:
+            self._all_lengths.whole.outgrew(len(flight.before) + len(flight.token_ids))
 
     # Grading
 

@@ -54,6 +54,11 @@ class Flight:
     """When its present call was sent, on the loop's clock."""
 
     @property
+    def kind(self) -> tuple[str, bool, str]:
+        """What it has in common with others that are likely to take as much as it does."""
+        return self.task.share or "", self.task.counts, self.task.until
+
+    @property
     def missing(self) -> int:
         """The tokens it may still add."""
         return self.limit - len(self.token_ids)

@@ -61,7 +61,7 @@ def url(redis_url: str) -> Iterator[str]:
                 FakePool(write, judge),
                 RedisLedger(redis),
                 traces,
-                Manner(step_delimiter="\n", prices=Prices(1.0, 2.0, 1.0), progress_seconds=0.02),
+                Manner(step_delimiter="\n", prices=Prices(0.1, 0.2, 0.1), progress_seconds=0.02),
             )
 
             async def ready() -> dict[str, bool]:
