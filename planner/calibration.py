@@ -6,7 +6,7 @@ its selector (see `planner.curves`), and what each way to answer was worth at it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -62,6 +62,16 @@ class Calibration:
                 if (curve := self.curves.get(known)) is not None:
                     return curve.apply(raw)
         return None
+
+    def only(self, strategies: Collection[str]) -> Calibration:
+        """The curves of these strategies, and those for all; nothing else."""
+        wanted = {ANY, *strategies}
+        curves = {
+            name: curve
+            for name, curve in self.curves.items()
+            if name.partition(":")[0].partition("/")[0].partition("(")[0] in wanted
+        }
+        return Calibration(self.model, curves, source=self.source)
 
     def over(self, older: Calibration | None) -> Calibration:
         """What is known from both, this one first; the gains of both only of other strategies."""

@@ -295,6 +295,11 @@ class Outcome:
     silent: int = 0
 
     @property
+    def finished(self) -> int:
+        """The candidates that the answer was chosen among."""
+        return self.silent + sum(vote.count for vote in self.votes)
+
+    @property
     def best(self) -> Candidate | None:
         return self.ranked[0] if self.ranked else None
 

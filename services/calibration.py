@@ -164,8 +164,7 @@ class Calibrations:
         if self._known is None or outcome.answer is None:
             return None
         selector = outcome.selector or effort.selector
-        finished = outcome.silent + sum(vote.count for vote in outcome.votes)
-        return self._known.apply(effort.strategy, selector, outcome.confidence, finished)
+        return self._known.apply(effort.strategy, selector, outcome.confidence, outcome.finished)
 
     def note(self, effort: Effort, outcome: Outcome, spent: Cost) -> None:
         """Count a request that has its outcome."""

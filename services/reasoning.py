@@ -17,7 +17,7 @@ from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable, LongthinkError, UnknownBudget
 from planner.funding import Growths
 from planner.ports import Account, Ledger
-from planner.search import Search, begin
+from planner.search import AUTO, Search, begin, split
 from services.calibration import Calibrations
 from services.driver import Conclusion, Driver, Manner
 from services.idempotency import Lease
@@ -364,7 +364,10 @@ class Reasoner:
         """What past requests have found, for a strategy that decides by it."""
         if self._outlooks is None or "auto" not in effort.strategy:
             return None
-        return (await self._outlooks.current()).data()
+        outlook = await self._outlooks.current()
+        known = self._calibrations.known
+        ways = {split(name)[0] for name in AUTO.values()}
+        return replace(outlook, calibration=known.only(ways) if known else None).data()
 
     async def _see_through(
         self, run: Run, driver: Driver, search: Search, lease: Lease | None

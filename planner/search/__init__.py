@@ -193,4 +193,4 @@ def begin(
     return search(effort.strategy, setup)
 
 
-__all__ = ["NESTING", "STRATEGIES", "Search", "Setup", "begin", "known", "search", "split"]
+__all__ = ["AUTO", "NESTING", "STRATEGIES", "Search", "Setup", "begin", "known", "search", "split"]

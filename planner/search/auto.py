@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import groupby
 from math import prod
 
-from planner.domain import Candidate, News, Outcome, Result, Share, Stopped, Task
+from planner.domain import Candidate, News, Outcome, Path, Result, Share, Stopped, Task
 from planner.outlook import Action, Lesson, Situation
 from planner.search.base import Setup
 from planner.search.inner import Inner, Outer, Recipe, first_in_turn
@@ -26,8 +26,11 @@ GOOD = 0.6
 """A score from which on a candidate scores well."""
 _TELLING = 0.3
 """Scores that differ by so much tell good from bad."""
-PRICE = 0.002
-"""The accuracy that one more sample's worth of tokens has to gain."""
+PRICE = 0.032
+"""The accuracy that all the samples it may take would have to gain together.
+
+Whoever lets it take more of them thinks less of the price of one.
+"""
 _HORIZON = 10.0
 """What is expected of an action is what it gains by so many samples' worth of tokens."""
 _PLAN_WORTH = 4.0
@@ -44,9 +47,11 @@ class Auto(Outer):
         super().__init__(setup)
         self._recipes = recipes
         self._lessons: list[Lesson] = []
-        self._taken: list[tuple[Action, Situation, float, int]] = []
-        """Each decision with the situation, the confidence and the tokens spent before it."""
-        self._scores: dict[tuple[int, ...], float] = {}
+        self._taken: list[tuple[Action, Situation, str | None, int]] = []
+        """Each decision with the situation, the answer and the tokens spent before it."""
+        self._names: dict[Path, str] = {}
+        """The strategy of each search, by the node that it lies under."""
+        self._scores: dict[Path, float] = {}
         self._sampled = 0
         """The tokens of the samples, and how many have ended."""
         self._ended = 0
@@ -96,8 +101,7 @@ class Auto(Outer):
         return Stopped.COMPLETE if last is None else last
 
     def best(self) -> Outcome:
-        found = [(one, one.search.best()) for one in self._inners]
-        found = [(one, outcome) for one, outcome in found if outcome.ranked]
+        found = self._found()
         if not found:
             return replace(self._samples.search.best(), stopped=self.stopped)
         votes = found[0][1].votes if found[0][0] is self._samples else ()
@@ -106,6 +110,16 @@ class Auto(Outer):
             after = [(one, it) for one, it in found if one is not self._samples and it.answer]
             found = after or found
         return replace(_together(found), stopped=self.stopped)
+
+    def _found(self) -> list[tuple[Inner, Outcome]]:
+        """What each search has come to, those that have come to anything, with what it's worth."""
+        found = [(one, one.search.best()) for one in self._inners]
+        return [(one, self._weighed(one, outcome)) for one, outcome in found if outcome.ranked]
+
+    def _weighed(self, inner: Inner, outcome: Outcome) -> Outcome:
+        """The outcome with the confidence that such outcomes deserve: strategies differ in it."""
+        strategy, selector = self._names[inner.path], self.setup.selector.name
+        return replace(outcome, confidence=self.setup.outlook.belief(strategy, selector, outcome))
 
     def hurry(self) -> None:
         self._hurried = True
@@ -136,7 +150,7 @@ class Auto(Outer):
             if action is None:
                 self._over = True
                 return
-            self._taken.append((action, situation, outcome.confidence, self._spent))
+            self._taken.append((action, situation, outcome.answer, self._spent))
             if not self._take(action):
                 self._over = True
                 return
@@ -168,13 +182,14 @@ class Auto(Outer):
         tokens = None if self.setup.tokens is None else self.setup.tokens - self._spent
         most = self._candidates_left()
         worth = float(most) if tokens is None else min(float(most), tokens / max(1.0, likely))
+        price = PRICE / self.setup.candidates
         figures: dict[Action, float] = {}
         for action in _WAYS:
-            if self._possible(action, worth):
+            if self._possible(action, situation, worth):
                 samples = min(worth, _HORIZON)
                 gain = self.setup.outlook.gain(situation, action) * samples / _HORIZON
                 gain = min(gain, 1.0 - outcome.confidence)
-                figures[action] = round(gain - PRICE * samples, 4)
+                figures[action] = round(gain - price * samples, 4)
         best = max(figures, key=lambda action: figures[action], default=None)
         if best is None:
             return None, "Nothing more can be afforded.", figures
@@ -182,11 +197,11 @@ class Auto(Outer):
             return None, f"The samples {_SAID[situation]}, and nothing is worth its price.", figures
         return best, f"The samples {_SAID[situation]}, so to {best} promises most.", figures
 
-    def _possible(self, action: Action, worth: float) -> bool:
+    def _possible(self, action: Action, situation: Situation, worth: float) -> bool:
         """Whether there is something to do it with, and it wasn't done already."""
         if worth < 1.0 or any(action == taken for taken, *_ in self._taken if action != "widen"):
             return False
-        # Two samples say little: there are as many again before anything else is tried.
+        # Two samples say little: there are as many again before much else is tried.
         early = self._widened == 0
         match action:
             case "widen":
@@ -196,7 +211,8 @@ class Auto(Outer):
                 telling = len(scores) > 1 and max(scores) - min(scores) >= _TELLING
                 return self.setup.grades and telling and worth >= _TREE_WORTH and not early
             case "decompose":
-                return worth >= _PLAN_WORTH and not early
+                # A few plans say whether the question can be taken apart at all.
+                return worth >= _PLAN_WORTH and (not early or situation == "lost")
             case "judge":
                 return worth >= 2.0
 
@@ -217,8 +233,12 @@ class Auto(Outer):
     def _begin(self, name: str, candidates: int) -> Inner:
         tokens = self._tokens_unspent()
         # The samples are what there is to answer with when time is up.
-        setup = replace(self.setup, candidates=candidates, tokens=tokens, spent=0, timed=False)
-        inner = Inner(self._recipes[name].make(setup), (len(self._inners),))
+        setup = replace(
+            self.setup, candidates=candidates, tokens=tokens, spent=0, timed=False, trial=True
+        )
+        recipe = self._recipes[name]
+        inner = Inner(recipe.make(setup), (len(self._inners),))
+        self._names[inner.path] = recipe.strategy
         self._inners.append(inner)
         return inner
 
@@ -229,8 +249,21 @@ class Auto(Outer):
         """Note what the last decision has come to."""
         if len(self._lessons) < len(self._taken):
             action, situation, before, spent = self._taken[-1]
-            gain = outcome.confidence - before
+            gain = 0.0
+            if outcome.answer not in (None, before):
+                gain = max(0.0, outcome.confidence - self._belief_in(before))
             self._lessons.append(Lesson(situation, action, gain, self._spent - spent))
+
+    def _belief_in(self, answer: str | None) -> float:
+        """How likely an answer is right that isn't the best one any more."""
+        doubt = 1.0
+        for _, outcome in self._found():
+            if answer is not None and outcome.answer is not None:
+                weights = {vote.answer: vote.count for vote in outcome.votes}
+                most = max(1, weights.get(outcome.answer, 0))
+                part = 1.0 if answer == outcome.answer else weights.get(answer, 0) / most
+                doubt *= 1.0 - outcome.confidence * min(1.0, part)
+        return 1.0 - doubt
 
     def _decided(self, what: str, why: str, figures: Mapping[Action, float]) -> None:
         self._news.append(

@@ -29,8 +29,9 @@ class Setup:
     tokens the budget has, `likely` how many of them a whole candidate is likely to take; None where
     that isn't known, or there is no limit. Of `tokens`, so many are `spent` already. `prompt` is
     how many tokens the query itself takes, and `draft` how many a plan is likely to take, once the
-    service has seen any. `timed` says whether there is a deadline, `outlook` what past requests
-    have found of what more compute is worth.
+    service has seen any. `timed` says whether there is a deadline. `trial` says whether it is one
+    of several ways that are tried: where it doesn't suit the question, it ends for little, without
+    going another way. `outlook` is what past requests have found of what more compute is worth.
     """
 
     query: Query
@@ -46,6 +47,7 @@ class Setup:
     prompt: int | None = None
     draft: int | None = None
     timed: bool = False
+    trial: bool = False
     outlook: Outlook = field(default_factory=Outlook)
 
 

@@ -6,6 +6,7 @@ it has put before theirs, its own messages and its own share of the budget, and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,11 @@ class Recipe:
 
     name: str
     make: Callable[[Setup], Search]
+
+    @property
+    def strategy(self) -> str:
+        """Its name without its selector and its rule, and without what is inside of it."""
+        return re.split(r"[(/@]", self.name, maxsplit=1)[0]
 
 
 class Inner:

@@ -1,12 +1,12 @@
 """A plan as a DAG of steps, each a search of its own (LLMCompiler, arXiv 2312.04511).
 
-The model writes several plans, and the one is kept that is most faithful to the question. A step
-begins as soon as what it needs is there, beside all others that can; its answer is put into those
-that need it, and the last one answers the question. Each has its share of what is left of the
-budget, by how hard it has turned out to be, and one that is unsure gets more while there is more.
-Where a plan comes to an unsure answer, or to none, the next best is followed. Where none can be
-made, the question is searched as it is; where time or budget is nearly up, what steps have found is
-put to the question in one last pass.
+The model writes several plans, and the one is kept that is most faithful to the question; none that
+leaves out, or makes up, much of what that says. A step begins as soon as what it needs is there,
+beside all others that can; its answer is put into those that need it, and the last one answers the
+question. Each has its share of what is left of the budget, by how hard it has turned out to be, and
+one that is unsure gets more while there is more. Where a plan comes to an unsure answer, or to
+none, the next best is followed. Where none can be made, the question is searched as it is; where
+time or budget is nearly up, what steps have found is put to the question in one last pass.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ from planner.search.inner import Inner, Outer, Recipe, first_in_turn
 
 DRAFTS = 8
 """Plans that are written at most."""
+FIRST_DRAFTS = 2
+"""Where a plan is only tried, so many are written first, and more if these show promise."""
+FAITHFUL = 0.8
+"""A plan that is less faithful to its question than this is no plan of it."""
+PROMISING = 0.6
 DRAFTING = 0.5
 """The part of the tokens that plans may take: no search makes good what a wrong plan asks."""
 PLAN_TOKENS = 1024
@@ -132,6 +137,8 @@ class PlanSearch(Outer):
         """How many plans, and other things that are no answers, were asked for."""
         self._drafts: dict[str, Expand] = {}
         """Plans that are being written."""
+        self._more_drafts = 0
+        """How many more will be, if those show promise."""
         self._written: list[Candidate] = []
         self._plans: list[tuple[float, Plan]] = []
         """Plans that can be followed, the best first."""
@@ -238,11 +245,16 @@ class PlanSearch(Outer):
         """Have plans written, if they can be afforded."""
         count = self._drafts_wanted()
         if count == 0:
-            self._search_whole("The budget is too small for a plan.")
+            self._do_without("The budget is too small for a plan.")
             return
         if self.setup.timed and not self._whole:
             # Whatever becomes of the plan, there is an answer to give when time is up.
             self._begin_whole(self._asking, 1)
+        first = min(count, FIRST_DRAFTS) if self.setup.trial else count
+        self._more_drafts = count - first
+        self._draft(first)
+
+    def _draft(self, count: int) -> None:
         messages = asked(plan_messages(conversation(self._asking.messages)))
         for _ in range(count):
             self._write(messages, _PLAN_TEMPERATURE, schema=SCHEMA)
@@ -296,13 +308,29 @@ class PlanSearch(Outer):
             for draft, plan in sorted(read, key=lambda one: one[0].path, reverse=True)
             if plan is not None and self._usable(plan)
         }
-        count, self._written = len(self._written), []
         ranked = sorted(found.values(), key=lambda one: (-one[0], one[1]))
-        self._plans = [(worth, plan) for worth, _, plan in ranked]
-        if not self._plans:
-            self._search_whole(f"None of {count} plans could be followed." if count else "No plan.")
+        best = ranked[0][0] if ranked else 0.0
+        if self._more_drafts and best >= PROMISING:
+            more, self._more_drafts = self._more_drafts, 0
+            self._draft(more)
             return
-        self._attempt()
+        count, self._written = len(self._written), []
+        self._plans = [(worth, plan) for worth, _, plan in ranked if worth >= FAITHFUL]
+        if self._plans:
+            self._attempt()
+        elif ranked:
+            kept = f"the best keeps {best:.0%} of what the question says"
+            self._do_without(f"None of {count} plans is one of the question: {kept}.")
+        else:
+            self._do_without(f"None of {count} plans could be followed." if count else "No plan.")
+
+    def _do_without(self, note: str) -> None:
+        """There is no plan: search the question as it is, or leave that to who only tries plans."""
+        if not self.setup.trial:
+            self._search_whole(note)
+            return
+        self._tell("planned", path=[_WHOLE], steps=[], notes=[note])
+        self._over = True
 
     def _usable(self, plan: Plan) -> bool:
         """Whether a plan splits the question at all, and into no more than there is for."""

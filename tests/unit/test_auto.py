@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
+from planner.calibration import Calibration
+from planner.curves import Isotonic
 from planner.domain import Candidate, Cost, Expand, Finish, Grade, Message, Query, Result, Task
 from planner.outlook import Lesson, Outlook
 from planner.search import Search, Setup, search
+from planner.search.plan import FIRST_DRAFTS
 from planner.selection import selector
 from planner.stopping import parse
 
@@ -32,7 +36,9 @@ def auto(candidates: int = 32, **said: object) -> Search:
     return search("auto", Setup(**{**{f: getattr(setup, f) for f in setup.__slots__}, **known}))
 
 
-def run(under: Search, answer: Answers) -> list[str]:
+def run(
+    under: Search, answer: Answers, drafting: Callable[[Expand], None] = lambda _: None
+) -> list[str]:
     """Drive it to its end; what it decided, in order."""
     scores: dict[tuple[int, ...], float] = {}
     decided: list[str] = []
@@ -47,6 +53,7 @@ def run(under: Search, answer: Answers) -> list[str]:
             score = scores[task.candidate.path]
             under.tell(task, Result(task.id, "done", task.candidate.graded((score,), score)))
         elif isinstance(task, Expand) and task.schema:
+            drafting(task)
             made = Candidate(task.path, PLAN, (1,), Finish.STOP)
             under.tell(task, Result(task.id, "done", made, Cost(completion_tokens=20)))
         elif isinstance(task, Expand):
@@ -97,8 +104,17 @@ def test_lost_samples_lead_to_a_plan() -> None:
     lost = differing(0.5)
     under = auto()
     decided = run(under, answer)
-    assert decided[:3] == ["probe", "widen", "decompose"]
+    assert decided[:2] == ["probe", "decompose"]
     assert under.best().answer == "5"
+
+
+def test_a_question_that_cannot_be_taken_apart_costs_two_plans_only() -> None:
+    """Plans of which none is one of the question end the attempt; the samples go on."""
+    under = auto(query=replace(QUERY, messages=(Message("user", "What is 17 of 23 of 512?"),)))
+    drafts: list[Expand] = []
+    decided = run(under, differing(0.1), drafts.append)
+    assert decided[:3] == ["probe", "decompose", "widen"]
+    assert len(drafts) == FIRST_DRAFTS
 
 
 def test_scores_that_tell_lead_to_a_tree() -> None:
@@ -136,6 +152,35 @@ def test_experience_changes_its_mind() -> None:
     """Where plans have never helped and more samples always have, it doesn't plan."""
     outlook = Outlook({"lost/decompose": (400.0, 0.0), "lost/widen": (400.0, 0.5)})
     assert "decompose" not in run(auto(outlook=outlook), differing(0.1))[:3]
+
+
+def test_a_decision_that_changes_nothing_has_gained_nothing() -> None:
+    """Nor has it lost anything, though the answer looks less likely than it did."""
+    answers = iter(["1", "2", "1", "3", *["4", "1"] * 20])
+    under = auto(8)
+    run(under, lambda _: (f"#### {next(answers)}", 0.9))
+    assert under.best().answer == "1"
+    assert under.lessons()
+    assert all(lesson.gain == 0.0 for lesson in under.lessons())
+
+
+@pytest.mark.parametrize(
+    ("right", "expected"), [("plan/weighted", "5"), ("majority/weighted", "1")]
+)
+def test_confidence_counts_as_much_as_such_answers_were_worth(right: str, expected: str) -> None:
+    """Whether a plan's answer or the samples' is believed hangs on which was right in the past."""
+
+    def answer(task: Expand) -> tuple[str, float]:
+        return (f"#### {5 if task.messages else next(samples)}", 0.5)
+
+    low, high = (Isotonic(((0.0, at), (1.0, at + 0.05)), 100) for at in (0.05, 0.6))
+    curves = {
+        name: high if name == right else low for name in ("plan/weighted", "majority/weighted")
+    }
+    samples = iter([1, 2, *[1] * 40])
+    under = auto(24, outlook=Outlook(calibration=Calibration("m", curves)))
+    assert run(under, answer)[:3] == ["probe", "decompose", "widen"]
+    assert under.best().answer == expected
 
 
 def test_what_was_found_is_a_lesson() -> None:
