@@ -33,6 +33,8 @@ Whoever lets it take more of them thinks less of the price of one.
 """
 _HORIZON = 10.0
 """What is expected of an action is what it gains by so many samples' worth of tokens."""
+_LEAST = 0.75
+"""As little as this part of a likely sample may be enough for one."""
 _PLAN_WORTH = 4.0
 _TREE_WORTH = 4.0
 """A plan takes at least so many samples' worth of tokens, and so does a tree."""
@@ -199,7 +201,7 @@ class Auto(Outer):
 
     def _possible(self, action: Action, situation: Situation, worth: float) -> bool:
         """Whether there is something to do it with, and it wasn't done already."""
-        if worth < 1.0 or any(action == taken for taken, *_ in self._taken if action != "widen"):
+        if worth < _LEAST or any(action == taken for taken, *_ in self._taken if action != "widen"):
             return False
         # Two samples say little: there are as many again before much else is tried.
         early = self._widened == 0
