@@ -52,8 +52,8 @@ PRESETS: Mapping[str, Preset] = {
     "low": Preset("auto", "weighted", "beta:0.95", 8),
     "medium": Preset("auto", "weighted", "beta:0.95", 16),
     "high": Preset("auto", "weighted", "beta:0.95", 32),
-    "xhigh": Preset("auto", "weighted", "beta:0.95", 64),
-    "max": Preset("auto", "weighted", "beta:0.95", 128),
+    "xhigh": Preset("auto", "weighted", "beta:0.95", 96),
+    "max": Preset("auto", "weighted", "beta:0.95", 256),
 }
 
 _DECIDES = ("auto",)
