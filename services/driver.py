@@ -164,6 +164,7 @@ class Driver:
         """Drive the search to its end, then settle what was cut off by it."""
         async with self._group:
             renewal = self._group.create_task(self._keep_lease())
+            renewal.add_done_callback(self._heed)
             await self._drive()
             self._cancel(self._running())
             await self._settle_within(self._manner.settle_seconds)
@@ -721,6 +722,18 @@ class Driver:
         task = self._group.create_task(errand)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
+        task.add_done_callback(self._heed)
+
+    def _heed(self, task: asyncio.Task[None]) -> None:
+        """Have who waits for the reply hear of a failure now.
+
+        The group hands it on once all its tasks have ended, and a worker's stream may take its
+        time to.
+        """
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.concluded.done():
+            self.concluded.set_exception(error)
+            self.concluded.exception()  # there may be nobody here to hear of it
 
     async def _keep_lease(self) -> None:
         """Renew the holds well before they lapse; end the search if they did."""

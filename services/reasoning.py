@@ -389,7 +389,7 @@ class Reasoner:
             if not driver.concluded.done():
                 driver.concluded.set_exception(error)
                 driver.concluded.exception()  # there may be nobody here to hear of it
-            elif not superseded:
+            elif driver.concluded.exception() is None and not superseded:
                 _log.exception("run failed after its reply", request_id=run.trace.id)
         except BaseException as error:
             if not driver.concluded.done():

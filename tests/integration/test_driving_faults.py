@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
 from dataclasses import asdict, replace
 from math import nan
 
@@ -16,10 +17,11 @@ from planner.effort import Options
 from planner.errors import InvalidOption, LedgerUnavailable
 from planner.ports import Account, Hold
 from services.driver import Manner
+from services.purse import Purses
 from services.trace import Kind
 from tests.integration.reasoning_bench import PRICES, QUERY, Bench, finished, told, wide
 from workers.fake import FakePool, Messages, Script, Verdict
-from workers.messages import Generate, Prompt
+from workers.messages import Generate, GenerationEvent, Prompt
 
 
 class Deaf(FakePool):
@@ -35,6 +37,19 @@ class Deaf(FakePool):
         """See `workers.ports.Pool`."""
         await asyncio.Event().wait()
         return await super().encode(text)
+
+
+class Lingering(FakePool):
+    """Streams that take their time to end once nobody wants them any more."""
+
+    async def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
+        """See `workers.ports.Pool`."""
+        try:
+            async for event in super().generate(batch):
+                yield event
+        finally:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(2.0)
 
 
 # Where nothing runs
@@ -204,6 +219,26 @@ async def test_a_worker_that_never_takes_in_a_cancellation_holds_up_no_reply(
         await bench.reasoner.drain(5)
     assert (reply.outcome.answer, reply.outcome.stopped) == ("7", Stopped.DEADLINE)
     assert (await bench.ledger.account(reply.trace_id)).spent == reply.spent
+
+
+async def test_a_failure_is_heard_of_though_a_worker_is_slow_to_let_go(
+    redis_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a reply that can't come, only because a stream has yet to end."""
+
+    async def fail(_: Purses) -> bool:
+        raise RuntimeError("That was not foreseen.")
+
+    monkeypatch.setattr(Purses, "renew", fail)
+    manner = Manner(prices=PRICES, step_delimiter="\n", lease_seconds=0.3)
+    pool = Lingering(lambda _: Script("#### 7", seconds=30.0))
+    run = await Bench(redis_client, pool, manner=manner).start(wide(4))
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="not foreseen"):
+        await run.reply()
+    assert time.monotonic() - began < 1.5
+    async with asyncio.timeout(5.0):
+        await run.over.wait()
 
 
 async def test_what_reports_after_the_reply_is_settled_in_the_trace(redis_client: Redis) -> None:
