@@ -19,7 +19,7 @@ def demo(
     profile: Profile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Start the service, and have it answer a hard question while you watch."""
+    """Start the service, and have it answer two questions while you watch."""
     from rich.console import Console  # noqa: PLC0415 - quick help
 
     from services.cli.running import service  # noqa: PLC0415
@@ -28,7 +28,8 @@ def demo(
     console = Console()
     console.print(
         "\nA hard question, asked once and then many times over: candidates are sampled side by "
-        "side by vLLM, graded step by step by a reward model, and vote, inside a budget.\n",
+        "side by vLLM, graded step by step by a reward model, and vote, inside a budget. Then one "
+        "that is several questions: it is taken apart, and each step is searched by itself.\n",
         highlight=False,
     )
     with service(url, profile, assignments or (), console) as address:
