@@ -33,7 +33,8 @@ def solve(call: Generate) -> Script:
     if call.schema is not None:
         return Script(json.dumps({"steps": STEPS}))
     prompt = bytes(call.prompt_ids).decode()
-    found = next((a for words, a in ANSWERS.items() if words in prompt), 1)
+    last = max(ANSWERS, key=prompt.rfind)
+    found = ANSWERS[last] if last in prompt else 1
     return Script(f"it is {found}\n#### {found}")
 
 
