@@ -136,6 +136,24 @@ async def test_no_budget_is_overspent_whatever_fails(
     assert account.spent.candidates >= len(full) or (nested and chosen_by == "judge")
 
 
+async def test_short_questions_before_a_long_one_do_not_starve_it(redis_client: Redis) -> None:
+    """What others took is no measure of its candidates: most of what it pays for is finished."""
+    lengths = [30]
+
+    def script(call: Generate) -> Script:
+        return of_length(lengths[-1], 0.2)(call)
+
+    bench = Bench(redis_client, FakePool(script))
+    for _ in range(8):
+        await bench.ask(wide(4))
+    lengths.append(120)
+    budget = Budget(candidates=64, completion_tokens=16 * 120)
+    options = Options(strategy="majority", stop="none", budget=budget)
+    reply, events = await bench.ask(options, replace(QUERY, seed=9))
+    assert len(finished(events)) >= 12
+    assert reply.spent.completion_tokens <= 16 * 120
+
+
 async def test_budget_of_sixteen_mean_candidates_finishes_nearly_all(redis_client: Redis) -> None:
     """Side by side, though each may take four times the mean, and never a token over."""
     for seed in range(5):
