@@ -188,6 +188,7 @@ def begin(
         prompt=prompt,
         draft=draft,
         timed=timed,
+        strict=effort.budget.candidates is not None,
         outlook=Outlook.read(outlook),
     )
     return search(effort.strategy, setup)

@@ -39,6 +39,9 @@ _PLAN_WORTH = 4.0
 _TREE_WORTH = 4.0
 """A plan takes at least so many samples' worth of tokens, and so does a tree."""
 
+_PARTS = 4
+"""Where only what a plan takes is limited, its steps may have so many times the candidates."""
+
 _WAYS: tuple[Action, ...] = ("widen", "tree", "decompose", "judge")
 
 
@@ -57,6 +60,7 @@ class Auto(Outer):
         self._sampled = 0
         """The tokens of the samples, and how many have ended."""
         self._ended = 0
+        self._plan: Inner | None = None
         self._over = False
         self._hurried = False
         probes = min(PROBES, setup.candidates)
@@ -180,10 +184,10 @@ class Auto(Outer):
             return None, "Time was nearly up.", {}
         if self._samples.search.stopped is Stopped.CONFIDENT:
             return None, "The samples satisfied the stopping rule.", {}
-        likely = self._sampled / self._ended if self._ended else float(self.setup.likely or 1)
+        likely = self._likely
         tokens = None if self.setup.tokens is None else self.setup.tokens - self._spent
         most = self._candidates_left()
-        worth = float(most) if tokens is None else min(float(most), tokens / max(1.0, likely))
+        worth = float(most) if tokens is None else min(float(most), tokens / likely)
         price = PRICE / self.setup.candidates
         figures: dict[Action, float] = {}
         for action in _WAYS:
@@ -234,6 +238,11 @@ class Auto(Outer):
 
     def _begin(self, name: str, candidates: int) -> Inner:
         tokens = self._tokens_unspent()
+        if name == "decompose" and not self.setup.strict:
+            # What is asked in a step is a part of the question, and so is an answer to it.
+            worth = round(candidates * self._likely)
+            tokens = worth if tokens is None else min(tokens, worth)
+            candidates *= _PARTS
         # The samples are what there is to answer with when time is up.
         setup = replace(
             self.setup, candidates=candidates, tokens=tokens, spent=0, timed=False, trial=True
@@ -242,10 +251,24 @@ class Auto(Outer):
         inner = Inner(recipe.make(setup), (len(self._inners),))
         self._names[inner.path] = recipe.strategy
         self._inners.append(inner)
+        if name == "decompose":
+            self._plan = inner
         return inner
 
     def _candidates_left(self) -> int:
-        return max(0, self.setup.candidates - sum(one.candidates for one in self._inners))
+        return max(0, self.setup.candidates - sum(map(self._taken_by, self._inners)))
+
+    def _taken_by(self, inner: Inner) -> int:
+        """The candidates that a search has taken; those of steps by what they took."""
+        if self.setup.strict or inner is not self._plan:
+            return inner.candidates
+        return round(inner.cost.completion_tokens / self._likely)
+
+    @property
+    def _likely(self) -> float:
+        """What a sample takes, in tokens."""
+        mean = self._sampled / self._ended if self._ended else float(self.setup.likely or 1)
+        return max(1.0, mean)
 
     def _learn(self, outcome: Outcome) -> None:
         """Note what the last decision has come to."""

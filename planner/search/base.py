@@ -31,7 +31,9 @@ class Setup:
     how many tokens the query itself takes, and `draft` how many a plan is likely to take, once the
     service has seen any. `timed` says whether there is a deadline. `trial` says whether it is one
     of several ways that are tried: where it doesn't suit the question, it ends for little, without
-    going another way. `outlook` is what past requests have found of what more compute is worth.
+    going another way. Without `strict`, nobody has set `candidates` as a limit: it says how much to
+    think, in samples of the whole question. `outlook` is what past requests have found of what more
+    compute is worth.
     """
 
     query: Query
@@ -48,6 +50,7 @@ class Setup:
     draft: int | None = None
     timed: bool = False
     trial: bool = False
+    strict: bool = True
     outlook: Outlook = field(default_factory=Outlook)
 
 

@@ -11,7 +11,18 @@ import pytest
 
 from planner.calibration import Calibration
 from planner.curves import Isotonic
-from planner.domain import Candidate, Cost, Expand, Finish, Grade, Message, Query, Result, Task
+from planner.domain import (
+    Candidate,
+    Cost,
+    Expand,
+    Finish,
+    Grade,
+    Message,
+    News,
+    Query,
+    Result,
+    Task,
+)
 from planner.outlook import Lesson, Outlook
 from planner.search import Search, Setup, search
 from planner.search.plan import FIRST_DRAFTS
@@ -37,14 +48,20 @@ def auto(candidates: int = 32, **said: object) -> Search:
 
 
 def run(
-    under: Search, answer: Answers, drafting: Callable[[Expand], None] = lambda _: None
+    under: Search,
+    answer: Answers,
+    drafting: Callable[[Expand], None] = lambda _: None,
+    hearing: Callable[[News], None] = lambda _: None,
 ) -> list[str]:
     """Drive it to its end; what it decided, in order."""
     scores: dict[tuple[int, ...], float] = {}
     decided: list[str] = []
     waiting: list[Task] = []
     for _ in range(2000):
-        decided += [one.data["what"] for one in under.news() if one.kind == "decided"]
+        news = list(under.news())
+        for one in news:
+            hearing(one)
+        decided += [one.data["what"] for one in news if one.kind == "decided"]
         if under.done:
             return decided
         waiting += under.ask(64)
@@ -115,6 +132,25 @@ def test_a_question_that_cannot_be_taken_apart_costs_two_plans_only() -> None:
     decided = run(under, differing(0.1), drafts.append)
     assert decided[:3] == ["probe", "decompose", "widen"]
     assert len(drafts) == FIRST_DRAFTS
+
+
+def test_steps_count_by_what_they_take_where_nobody_limits_candidates() -> None:
+    """An effort says how much to think: the answers to a step are shorter than whole ones."""
+    allotted: dict[bool, list[int]] = {True: [], False: []}
+    for strict, heard in allotted.items():
+        lost = differing(0.1)
+
+        def hear(news: News, heard: list[int] = heard) -> None:
+            if news.kind == "step":
+                heard.append(news.data["candidates"])
+
+        def answer(task: Expand, lost: Answers = lost) -> tuple[str, float]:
+            return ("#### 5", 0.3) if task.messages else lost(task)
+
+        under = auto(10, strict=strict)
+        run(under, answer, hearing=hear)
+        assert under.best().answer == "5"
+    assert allotted[False][0] > allotted[True][0] > 0
 
 
 def test_scores_that_tell_lead_to_a_tree() -> None:
