@@ -24,6 +24,7 @@ from ray import serve
 
 from workers.environment import set_environment
 from workers.options import EngineOptions
+from workers.routing import name_of
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -51,7 +52,7 @@ class EngineReplica:
         set_environment(options)
         self._engine = importlib.import_module("workers.engine")
         self._llm: AsyncLLM = self._engine.start_engine(options, **arguments)
-        self._worker: str = serve.get_replica_context().replica_id.unique_id
+        self._worker = name_of(serve.get_replica_context().replica_id)
         self._running: dict[str, Call] = {}
 
     async def _carry(

@@ -19,6 +19,11 @@ HOME = "home"
 """The keyword argument by which a call names the replica that it should go to if that can be."""
 
 
+def name_of(replica: ReplicaID) -> str:
+    """The name that a replica goes by: it says of which kind it is."""
+    return f"{replica.deployment_id.name}-{replica.unique_id}"
+
+
 @dataclass(slots=True)
 class _Charge:
     """The work of one call, charged to the replica it was last chosen for."""
@@ -58,11 +63,11 @@ class EngineRouter(RequestRouter):
         self._ask_none_for_its_queue(candidate_replicas)
         named = pending_request.kwargs.get(REPLICA)
         for replica in candidate_replicas:
-            if replica.replica_id.unique_id == named:
+            if name_of(replica.replica_id) == named:
                 return [[replica]]
         home = pending_request.kwargs.get(HOME)
         ranked = self._by_load(candidate_replicas)
-        ranked.sort(key=lambda replica: replica.replica_id.unique_id != home)
+        ranked.sort(key=lambda replica: name_of(replica.replica_id) != home)
         if ranked:
             self._charge(ranked[0].replica_id, pending_request)
         return [[replica] for replica in ranked]
