@@ -164,6 +164,10 @@ class Floor:
     window: int
 
 
+Writer: TypeAlias = Literal["reasoner", "planner"]
+"""Who writes a text: the model that answers, or the one that plans, which may be the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Expand:
     """Sample one continuation of `parent` (of the query itself, if None) as the node `path`.
@@ -174,7 +178,8 @@ class Expand:
     again). `messages` are asked instead of the query's; what comes back is the reply to them.
     `stop` ends it too, beside the query's. What a judge says is no candidate, and isn't counted.
     With a `schema`, a JSON schema as text, it is JSON that keeps to that. `share` names the share
-    of the request's budget that pays for it; None, what is in no share.
+    of the request's budget that pays for it; None, what is in no share. `writer` is whose model
+    writes it: what one has written, the other can't continue.
     """
 
     path: Path
@@ -189,6 +194,7 @@ class Expand:
     floor: Floor | None = None
     schema: str | None = None
     share: str | None = None
+    writer: Writer = "reasoner"
 
     @property
     def id(self) -> str:

@@ -42,7 +42,7 @@ from services.redis_server import RedisServer
 from services.settings import REFERENCE, Settings
 from services.telemetry import Telemetry, configure_logging
 from services.trace import TraceStore
-from workers.deployments import generators, rewards
+from workers.deployments import generators, planners, rewards
 from workers.pool import ServePool
 from workers.verifier import Verifier
 
@@ -80,6 +80,7 @@ class Edge:
         redis_url: str,
         generator: DeploymentHandle[Any],
         reward: DeploymentHandle[Any] | None = None,
+        planner: DeploymentHandle[Any] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         configure_logging(settings.service.log_format, settings.service.log_level)
@@ -89,7 +90,9 @@ class Edge:
         self._pool = ServePool(
             generator,
             reward,
+            planner=planner,
             generators=settings.generator.replicas,
+            planners=settings.planner.replicas,
             rewards=settings.reward.replicas,
             verifier=self._verifier,
         )
@@ -296,9 +299,12 @@ class _Application:
             http_options=HTTPOptions(host=settings.service.host, port=self._port),
             logging_config=quiet,
         )
-        engines = [generators(settings.generator.options())]
+        generator = generators(settings.generator.options())
+        others: dict[str, Any] = {"calibration": self._calibration}
+        if (planner := settings.planner.options()) is not None:
+            others["planner"] = planners(planner)
         if (reward := settings.reward.options()) is not None:
-            engines.append(rewards(reward))
+            others["reward"] = rewards(reward)
         edge = serve.deployment(
             name="edge",
             ray_actor_options={"num_cpus": 0},
@@ -310,7 +316,7 @@ class _Application:
             in_vain.callback(self._delete)
             try:
                 self.handle: DeploymentHandle[Any] = serve.run(
-                    edge.bind(settings, self._redis_url, *engines, calibration=self._calibration),
+                    edge.bind(settings, self._redis_url, generator, **others),
                     name=APPLICATION,
                     route_prefix="/",
                     logging_config=quiet,
@@ -363,11 +369,11 @@ def _where(settings: Settings) -> str:
 
 
 def _engines(settings: Settings) -> str:
-    generator, reward = settings.generator, settings.reward
-    words = f"starting {generator.replicas} x {generator.name}"
-    if reward.enabled:
-        words += f" and {reward.replicas} x reward model"
-    return words
+    words = [
+        f"{engine.replicas} x {engine.name if kind == 'generator' else kind}"
+        for kind, engine in settings.engines().items()
+    ]
+    return "starting " + " and ".join(words)
 
 
 def _free_port(host: str) -> int:

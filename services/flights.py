@@ -108,6 +108,7 @@ class Flight:
             stream=stream,
             schema=task.schema,
             branch=_branch(call_id, self.op, task.path),
+            writer=task.writer,
         )
 
     def begin_again(self) -> None:

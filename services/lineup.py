@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.domain import Expand, Message, Query
+from planner.domain import Expand, Message, Query, Writer
 from planner.errors import InvalidOption, WorkersUnavailable
 from services.flights import Flight
 from workers.messages import Prompt
@@ -35,7 +35,7 @@ class LineUp:
         self._query = query
         self._prompt = prompt
         self._pool = pool
-        self._prompts: dict[tuple[Message, ...], Prompt] = {}
+        self._prompts: dict[tuple[Writer, tuple[Message, ...]], Prompt] = {}
         """Of the messages that tasks asked of late: a step's are asked by all of its samples."""
 
     def at_once(self, task: Expand) -> LinedUp | None:
@@ -58,17 +58,21 @@ class LineUp:
             return LinedUp(task, str(error))
 
     def _known(self, task: Expand) -> Prompt | None:
-        """The prompt of a task, if it was made already."""
-        return self._prompt if task.messages is None else self._prompts.get(task.messages)
+        """The prompt of a task, if it was made already, in the tokens of who is to write it."""
+        if task.messages is None and task.writer == "reasoner":
+            return self._prompt
+        return self._prompts.get((task.writer, task.messages or self._query.messages))
 
     async def _prompt_of(self, task: Expand) -> Prompt:
         known = self._known(task)
-        if known is not None or task.messages is None:
-            return known or self._prompt
-        prompt = await self._pool.prepare(tuple((m.role, m.content) for m in task.messages))
+        if known is not None:
+            return known
+        asked = task.messages or self._query.messages
+        said = tuple((message.role, message.content) for message in asked)
+        prompt = await self._pool.prepare(said, task.writer)
         if len(self._prompts) >= _KEPT:
             del self._prompts[next(iter(self._prompts))]
-        self._prompts[task.messages] = prompt
+        self._prompts[task.writer, asked] = prompt
         return prompt
 
     async def _before(self, task: Expand, prompt: Prompt) -> tuple[int, ...]:
@@ -78,7 +82,7 @@ class LineUp:
             return before
         while before and before[-1] in prompt.end_ids:
             before = before[:-1]
-        return (*before, *await self._pool.encode(task.append))
+        return (*before, *await self._pool.encode(task.append, task.writer))
 
     def _begin(self, task: Expand, prompt: Prompt, before: tuple[int, ...]) -> LinedUp:
         most = self._query.sampling.max_tokens

@@ -274,6 +274,25 @@ class GeneratorSettings(EngineSettings):
         return GeneratorOptions(model=self.location, served_name=self.name, **said)
 
 
+class PlannerSettings(EngineSettings):
+    """The engines that write plans, where the generator doesn't.
+
+    What a question is split into, and what `atoms` has it written anew as, is then their writing.
+    """
+
+    reference = ("longthink-reference-planner", REASONER)
+
+    enabled: bool = False
+    """Whether a model of its own writes the plans. Without one, the generator does."""
+
+    def options(self) -> GeneratorOptions | None:
+        """What the workers are told; None where there is no planner."""
+        if not self.enabled:
+            return None
+        said = self.model_dump(exclude={"model", "served_name", "enabled"})
+        return GeneratorOptions(model=self.location, served_name=self.name, **said)
+
+
 class RewardSettings(EngineSettings):
     """The engines that grade candidates."""
 
@@ -356,6 +375,7 @@ class Settings(Section):
     redis: RedisSettings = RedisSettings()
     ray: RaySettings = RaySettings()
     generator: GeneratorSettings = GeneratorSettings()
+    planner: PlannerSettings = PlannerSettings()
     reward: RewardSettings = RewardSettings()
     prices: PriceSettings = PriceSettings()
     efforts: dict[EffortWord, EffortSettings] = {}
@@ -370,6 +390,15 @@ class Settings(Section):
                 "set redis.url (REDIS_URL). The embedded one listens on a socket of this machine"
             )
         return ray
+
+    def engines(self) -> dict[str, EngineSettings]:
+        """The engines that are to run, by what they are."""
+        engines: dict[str, EngineSettings] = {"generator": self.generator}
+        if self.planner.enabled:
+            engines["planner"] = self.planner
+        if self.reward.enabled:
+            engines["reward model"] = self.reward
+        return engines
 
     def price_table(self) -> Prices:
         """The prices as the budget counts them."""

@@ -17,6 +17,7 @@ from workers.reward import Reward
 
 _ROUTER = "workers.routing.EngineRouter"
 GENERATOR = "generator"
+PLANNER = "planner"
 REWARD = "reward"
 
 _UNBOUNDED = 1_000_000
@@ -33,6 +34,11 @@ _STOP_SECONDS = 2.0
 def generators(options: GeneratorOptions) -> serve.Application:
     """The deployment of generators, to be bound to whatever calls them."""
     return _deployment(Generator, GENERATOR, options)
+
+
+def planners(options: GeneratorOptions) -> serve.Application:
+    """The deployment of planners: generators that write what isn't an answer."""
+    return _deployment(Generator, PLANNER, options)
 
 
 def rewards(options: RewardOptions) -> serve.Application:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from planner.confidence import Watch
+from planner.domain import Writer
 from planner.errors import InvalidOption, PromptTooLong
 from workers.messages import (
     Generate,
@@ -33,6 +34,7 @@ Messages: TypeAlias = tuple[tuple[str, str], ...]
 
 _ROLES = ("system", "user", "assistant")
 _CONFIDENCE = 0.5
+_PLANNERS_HEAD = b"<planner>\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ def compare(call: Verify) -> Ruling:
 class FakePool:
     """One worker that does what `write`, `judge` and `compare` say.
 
-    Without `judge` it grades nothing, without `compare` it compares nothing.
+    Without `judge` it grades nothing, without `compare` it compares nothing. With `plan` there is a
+    planner beside it, which does what that says and has a chat template of its own.
     """
 
     def __init__(
@@ -99,16 +102,27 @@ class FakePool:
         judge: Callable[[Grade], Verdict] | None = judge,
         compare: Callable[[Verify], Ruling] | None = compare,
         *,
+        plan: Callable[[Generate], Script] | None = None,
         context: int = 4096,
         worker: str = "fake",
     ) -> None:
         self._write = write
         self._judge = judge
         self._compare = compare
+        self._plan = plan
         self._context = context
         self._worker = worker
-        self._totals: Counter[str] = Counter(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+        self._planner = worker if plan is None else f"{worker}-planner"
+        self._totals: dict[str, Counter[str]] = {
+            name: Counter(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+            for name in (self._worker, self._planner)
+        }
         self._running: dict[str, _Call] = {}
+
+    @property
+    def plans(self) -> bool:
+        """Whether there is a planner."""
+        return self._plan is not None
 
     @property
     def grades(self) -> bool:
@@ -121,35 +135,42 @@ class FakePool:
         return self._compare is not None
 
     async def counters(self) -> dict[str, dict[str, int]]:
-        """What the worker has counted and what it runs, as the pool of real workers says it."""
-        return {self._worker: {**self._totals, "running": len(self._running), "waiting": 0}}
+        """What each worker has counted and what it runs, as the pool of real workers says it."""
+        running = Counter(call.worker for call in self._running.values())
+        return {
+            name: {**totals, "running": running[name], "waiting": 0}
+            for name, totals in self._totals.items()
+        }
 
-    async def prepare(self, messages: Messages) -> Prompt:
+    async def prepare(self, messages: Messages, writer: Writer = "reasoner") -> Prompt:
         """See `workers.ports.Pool`."""
         for role, _ in messages:
             if role not in _ROLES:
                 raise InvalidOption(f"The chat template knows no role {role!r}.", "messages")
-        token_ids = tuple(_rendered(messages))
+        head = _PLANNERS_HEAD if self.plans and writer == "planner" else b""
+        token_ids = tuple(head + _rendered(messages))
         if len(token_ids) >= self._context:
             raise PromptTooLong(f"The prompt has {len(token_ids)} tokens: too many.", "messages")
         return Prompt(token_ids, self._context - len(token_ids))
 
-    async def encode(self, text: str) -> tuple[int, ...]:
+    async def encode(self, text: str, writer: Writer = "reasoner") -> tuple[int, ...]:
         """See `workers.ports.Pool`."""
         return tuple(text.encode())
 
     def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
         """See `workers.ports.Pool`."""
-        return self._carry(
-            [_Writing(call, self._write(call), self._worker, self._totals) for call in batch]
-        )
+        return self._carry([self._writing(call) for call in batch])
+
+    def _writing(self, call: Generate) -> _Writing:
+        write, worker = self._write, self._worker
+        if self._plan is not None and call.writer == "planner":
+            write, worker = self._plan, self._planner
+        return _Writing(call, write(call), worker, self._totals[worker])
 
     def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
         """See `workers.ports.Pool`."""
-        verdict = self._judge or _no_judge
-        return self._carry(
-            [_Reading(call, verdict(call), self._worker, self._totals) for call in batch]
-        )
+        verdict, totals = self._judge or _no_judge, self._totals[self._worker]
+        return self._carry([_Reading(call, verdict(call), self._worker, totals) for call in batch])
 
     def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
         """See `workers.ports.Pool`."""
@@ -192,6 +213,7 @@ class _Call(Protocol):
     """One call on the worker."""
 
     id: str
+    worker: str
     cancelled: asyncio.Event
 
     async def run(self, emit: Callable[[Tokens], None]) -> Generated | Graded | Verified:
@@ -208,7 +230,7 @@ class _Writing:
         self.cancelled = asyncio.Event()
         self._request = request
         self._script = script
-        self._worker = worker
+        self.worker = worker
         self._totals = totals
         self._tokens, self._shown, self._finish = _cut(script.text, request)
         # A letter that its length cut in two is not shown, but goes on.
@@ -237,7 +259,7 @@ class _Writing:
                 return self._ended("failed", "It failed, as scripted.")
             case "lost":
                 error = "The worker died, as scripted."
-                return Generated(self.id, "failed", worker=self._worker, error=error, lost=True)
+                return Generated(self.id, "failed", worker=self.worker, error=error, lost=True)
             case "hang":
                 await self.cancelled.wait()
                 return self._ended("cancelled")
@@ -271,7 +293,7 @@ class _Writing:
             top_logprobs=tuple(self._logprobs),
             prompt_tokens=len(self._request.prompt_ids) if self._made else 0,
             completion_tokens=self._made,
-            worker=self._worker,
+            worker=self.worker,
             error=error,
         )
 
@@ -283,7 +305,7 @@ class _Reading:
         self.id = request.id
         self.cancelled = asyncio.Event()
         self._verdict = verdict
-        self._worker = worker
+        self.worker = worker
         self._totals = totals
         answer = ("assistant", request.delimiter.join(request.steps))
         self._needs = len(_rendered((*request.messages, answer)))
@@ -292,23 +314,23 @@ class _Reading:
     async def run(self, _: Callable[[Tokens], None]) -> Graded:
         """Score it, if it can be afforded and somebody still wants it."""
         if self._needs > self._allowed:
-            return Graded(self.id, "unaffordable", needs=self._needs, worker=self._worker)
+            return Graded(self.id, "unaffordable", needs=self._needs, worker=self.worker)
         if await _dropped(self.cancelled, self._verdict.seconds):
-            return Graded(self.id, "cancelled", worker=self._worker)
+            return Graded(self.id, "cancelled", worker=self.worker)
         match self._verdict.fault:
             case "failed":
                 error = "It failed, as scripted."
-                return Graded(self.id, "failed", worker=self._worker, error=error)
+                return Graded(self.id, "failed", worker=self.worker, error=error)
             case "lost":
                 error = "The worker died, as scripted."
-                return Graded(self.id, "failed", worker=self._worker, error=error, lost=True)
+                return Graded(self.id, "failed", worker=self.worker, error=error, lost=True)
             case "hang":
                 await self.cancelled.wait()
-                return Graded(self.id, "cancelled", worker=self._worker)
+                return Graded(self.id, "cancelled", worker=self.worker)
             case None:
                 self._totals["prompt_tokens"] += self._needs
                 scores = self._verdict.step_scores
-                return Graded(self.id, "done", scores, self._needs, worker=self._worker)
+                return Graded(self.id, "done", scores, self._needs, worker=self.worker)
 
 
 class _Comparing:
@@ -318,7 +340,7 @@ class _Comparing:
         self.id = request.id
         self.cancelled = asyncio.Event()
         self._ruling = ruling
-        self._worker = worker
+        self.worker = worker
 
     async def run(self, _: Callable[[Tokens], None]) -> Verified:
         """Rule, if somebody still wants it."""
@@ -326,11 +348,11 @@ class _Comparing:
         if not dropped and self._ruling.fault == "hang":
             dropped = await self.cancelled.wait()
         if dropped:
-            return Verified(self.id, "cancelled", worker=self._worker)
+            return Verified(self.id, "cancelled", worker=self.worker)
         if self._ruling.fault is not None:
             error = "It failed, as scripted."
-            return Verified(self.id, "failed", worker=self._worker, error=error)
-        return Verified(self.id, "done", self._ruling.same, worker=self._worker)
+            return Verified(self.id, "failed", worker=self.worker, error=error)
+        return Verified(self.id, "done", self._ruling.same, worker=self.worker)
 
 
 def _no_compare(_: Verify) -> Ruling:

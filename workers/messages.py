@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from planner.domain import Code, Floor
+from planner.domain import Code, Floor, Writer
 
 Branch: TypeAlias = tuple[str | int, ...]
 """A node of a search tree: a name for the request, then the path from its query to the node."""
@@ -39,7 +39,8 @@ class Generate:
     windows belong the tokens before it, with these `confidences` (see `planner.confidence`). Of
     calls that wait, those of the lowest `priority` run first. With a `schema` it is JSON that keeps
     to that, and no other call continues it. `branch` is the node that it writes, whose KV cache
-    lies where its parent was written; empty, it may as well run anywhere.
+    lies where its parent was written; empty, it may as well run anywhere. `writer` is whose model
+    writes it, in whose tokens `prompt_ids` are.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Generate:
     priority: int = 0
     schema: str | None = None
     branch: Branch = ()
+    writer: Writer = "reasoner"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from planner.domain import Writer
 from planner.errors import InvalidOption, WorkersUnavailable
 from workers.homes import Homes, Place, by_home
 from workers.messages import (
@@ -64,11 +65,11 @@ class _LostError(Exception):
 
 
 class ServePool:
-    """Generators, and reward models and a verifier if there are any, as one.
+    """Generators, and planners, reward models and a verifier if there are any, as one.
 
-    `generators` and `rewards` are how many replicas a batch is shared between, and `place` says
-    which of its calls goes to which (see `workers.homes`). A batch that no replica takes within
-    `patience_seconds` is lost.
+    `generators`, `planners` and `rewards` are how many replicas a batch is shared between, and
+    `place` says which of its calls goes to which (see `workers.homes`). A batch that no replica
+    takes within `patience_seconds` is lost.
     """
 
     def __init__(
@@ -76,20 +77,35 @@ class ServePool:
         generator: Handle,
         reward: Handle | None = None,
         *,
+        planner: Handle | None = None,
         generators: int = 1,
+        planners: int = 1,
         rewards: int = 1,
         patience_seconds: float = 30.0,
         verifier: Verifier | None = None,
         place: Place = by_home,
     ) -> None:
-        self._writers = _Crew(generator, "generate", Generated, Homes(generators, place))
+        homes = Homes(generators, place)
+        self._reasoners = _Crew("generator", generator, "generate", Generated, homes)
+        self._planners = (
+            None
+            if planner is None
+            else _Crew("planner", planner, "generate", Generated, Homes(planners, place))
+        )
         self._graders = (
-            None if reward is None else _Crew(reward, "grade", Graded, Homes(rewards, place))
+            None
+            if reward is None
+            else _Crew("reward model", reward, "grade", Graded, Homes(rewards, place))
         )
         self._patience = patience_seconds
         self._verifier = verifier
         # A flight lives as long as the stream it belongs to, wherever that one is dropped.
         self._flights: WeakValueDictionary[str, _Flight] = WeakValueDictionary()
+
+    @property
+    def plans(self) -> bool:
+        """Whether there is a planner beside the generators."""
+        return self._planners is not None
 
     @property
     def grades(self) -> bool:
@@ -101,19 +117,28 @@ class ServePool:
         """Whether there is a verifier."""
         return self._verifier is not None
 
-    async def prepare(self, messages: tuple[tuple[str, str], ...]) -> Prompt:
+    async def prepare(
+        self, messages: tuple[tuple[str, str], ...], writer: Writer = "reasoner"
+    ) -> Prompt:
         """See `workers.ports.Pool`."""
-        call = partial(self._writers.handle.prepare.remote, messages)
-        prompt: Prompt = await self._patiently(_detached(call))
+        crew = self._crew_of(writer)
+        call = partial(crew.handle.prepare.remote, messages)
+        prompt: Prompt = await self._patiently(crew, _detached(call))
         return prompt
 
-    async def encode(self, text: str) -> tuple[int, ...]:
+    async def encode(self, text: str, writer: Writer = "reasoner") -> tuple[int, ...]:
         """See `workers.ports.Pool`."""
-        call = partial(self._writers.handle.encode.remote, text)
-        token_ids: tuple[int, ...] = await self._patiently(_detached(call))
+        crew = self._crew_of(writer)
+        call = partial(crew.handle.encode.remote, text)
+        token_ids: tuple[int, ...] = await self._patiently(crew, _detached(call))
         return token_ids
 
-    async def _patiently(self, reply: Awaitable[Any]) -> Any:
+    def _crew_of(self, writer: Writer) -> _Crew:
+        if writer == "planner" and self._planners is not None:
+            return self._planners
+        return self._reasoners
+
+    async def _patiently(self, crew: _Crew, reply: Awaitable[Any]) -> Any:
         try:
             async with asyncio.timeout(self._patience):
                 return await reply
@@ -121,17 +146,21 @@ class ServePool:
             # Ray hands on a wrapper, with a remote traceback for a message.
             raise getattr(refused, "cause", refused) from None
         except (TimeoutError, *_TRANSPORT_ERRORS) as lost:
-            raise WorkersUnavailable(f"No generator answers: {_summary(lost)}") from lost
+            raise WorkersUnavailable(f"No {crew.name} answers: {_summary(lost)}") from lost
 
     def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
-        return self._send(self._writers, batch)
+        if self._planners is None:
+            return self._send((self._reasoners, batch))
+        plans = [call for call in batch if call.writer == "planner"]
+        others = [call for call in batch if call.writer == "reasoner"]
+        return self._send((self._planners, plans), (self._reasoners, others))
 
     def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
         if self._graders is None:
             return _refused(batch)
-        return self._send(self._graders, batch)
+        return self._send((self._graders, batch))
 
     def verify(self, batch: tuple[Verify, ...]) -> AsyncIterator[Verified]:
         """See `workers.ports.Pool`. A call can be cancelled from now on, read or not."""
@@ -149,10 +178,8 @@ class ServePool:
                 flights[id(flight)] = flight
         await asyncio.gather(*(flight.cancel(self._patience) for flight in flights.values()))
 
-    def _send(self, crew: _Crew, batch: Sequence[AnyCall]) -> AsyncIterator[Any]:
-        shares = crew.homes.share([call.branch for call in batch], crew.loads())
-        flights = [_Flight(crew, name, [batch[at] for at in share]) for name, share in shares]
-        crew.flights.update(flights)
+    def _send(self, *orders: tuple[_Crew, Sequence[AnyCall]]) -> AsyncIterator[Any]:
+        flights = [flight for crew, calls in orders for flight in crew.share(calls)]
         for flight in flights:
             self._flights.update((call_id, flight) for call_id in flight.calls)
         return _merged([flight.events(self._patience) for flight in flights])
@@ -180,7 +207,8 @@ class ServePool:
             return False
 
     def _crews(self) -> list[_Crew]:
-        return [crew for crew in (self._writers, self._graders) if crew is not None]
+        crews = (self._reasoners, self._planners, self._graders)
+        return [crew for crew in crews if crew is not None]
 
     async def _ask_all(self, method: str, seconds: float | None = None) -> list[tuple[str, Any]]:
         try:
@@ -200,13 +228,21 @@ class _Crew:
     A flight lives as long as the stream it belongs to, wherever that one is dropped.
     """
 
+    name: str
     handle: Handle
     method: str
     ending: type[Generated] | type[Graded]
     homes: Homes
     flights: WeakSet[_Flight] = field(default_factory=WeakSet)
 
-    def loads(self) -> Counter[str]:
+    def share(self, calls: Sequence[AnyCall]) -> list[_Flight]:
+        """The calls split between the replicas, on their way from now on."""
+        shares = self.homes.share([call.branch for call in calls], self._loads())
+        flights = [_Flight(self, name, [calls[at] for at in share]) for name, share in shares]
+        self.flights.update(flights)
+        return flights
+
+    def _loads(self) -> Counter[str]:
         """The calls in flight by replica; "" has those for which none is known yet."""
         loads: Counter[str] = Counter()
         for flight in self.flights:

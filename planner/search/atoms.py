@@ -1,9 +1,9 @@
 """Atom of Thoughts (Teng et al., arXiv 2502.12018): a question made smaller until it is one step.
 
 Of a plan only those steps are taken that need no others. What they found is put into the question,
-which the model writes anew, smaller and with the same answer; and that is planned in turn. A
+which the planner writes anew, smaller and with the same answer; and that is planned in turn. A
 question that can't be split, or was made smaller often enough, is searched as it is. Where what the
-model wrote isn't the question any more, the plan is followed to its end instead.
+planner wrote isn't the question any more, the plan is followed to its end instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A plan as a DAG of steps, each a search of its own (LLMCompiler, arXiv 2312.04511).
 
-The model writes several plans, and the one is kept that is most faithful to the question; none that
+A planner writes several plans; the one most faithful to the question is kept, and none that
 leaves out, or makes up, much of what that says. A step begins as soon as what it needs is there,
 beside all others that can; its answer is put into those that need it, and the last one answers the
 question. Each has its share of what is left of the budget, by how hard it has turned out to be, and
@@ -262,7 +262,7 @@ class PlanSearch(Outer):
     def _write(
         self, messages: tuple[Message, ...], temperature: float, schema: str | None = None
     ) -> None:
-        """Have something written that is no answer: a plan, say."""
+        """Have the planner write something that is no answer: a plan, say."""
         length = PLAN_TOKENS
         if self.setup.context is not None:
             length = max(1, min(length, self.setup.context // 2))
@@ -275,6 +275,7 @@ class PlanSearch(Outer):
                 temperature=temperature,
                 schema=schema,
                 share=_DRAFTS,
+                writer="planner",
             )
         )
         self._asides += 1
@@ -322,7 +323,8 @@ class PlanSearch(Outer):
             kept = f"the best keeps {best:.0%} of what the question says"
             self._do_without(f"None of {count} plans is one of the question: {kept}.")
         else:
-            self._do_without(f"None of {count} plans could be followed." if count else "No plan.")
+            followed = f"None of {count} plans could be followed."
+            self._do_without(followed if count else "No plan could be written.")
 
     def _do_without(self, note: str) -> None:
         """There is no plan: search the question as it is, or leave that to who only tries plans."""

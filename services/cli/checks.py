@@ -66,8 +66,8 @@ def checks(settings: Settings) -> Iterator[Check]:
     yield vllm(on_gpus=_on_gpus(settings))
     yield ray()
     yield redis(settings)
-    for name, engine in zip(("Generator", "Reward model"), _engines(settings), strict=False):
-        yield model(name, engine)
+    for kind, engine in settings.engines().items():
+        yield model(kind.capitalize(), engine)
     yield gpus(settings)
     yield memory(settings)
     yield shared_memory()
@@ -183,11 +183,11 @@ def model(name: str, engine: EngineSettings) -> Check:
 
 def gpus(settings: Settings) -> Check:
     """Whether there are as many GPUs as the engines take, where they are on this machine."""
-    needed = sum(one.replicas * one.gpus for one in _engines(settings))
+    needed = sum(one.replicas * one.gpus for one in settings.engines().values())
     found = _gpu_names()
     told = ", ".join(found) or "none here"
     if needed > len(found) and settings.ray.address is None:
-        remedy = "Set generator.gpus and reward.gpus to what there is, or ray.address to a cluster."
+        remedy = "Set each engine's gpus to what there is, or ray.address to a cluster."
         return Check("GPUs", Level.BAD, f"{needed:g} needed, {told}", remedy)
     if found and not needed:
         remedy = "deploy/profiles/cluster-gpu.toml is an example that uses them."
@@ -199,7 +199,7 @@ def memory(settings: Settings) -> Check:
     """Whether the memory that is free is enough for the engines."""
     needed = _BASE_GIB + sum(
         one.replicas * (_ENGINE_GIB + (0 if one.gpus else one.kv_space_gib))
-        for one in _engines(settings)
+        for one in settings.engines().values()
     )
     free = _free_memory()
     if free is None:
@@ -251,12 +251,8 @@ def _public(found: str | None) -> str | None:
     return found and found.partition("+")[0]
 
 
-def _engines(settings: Settings) -> list[EngineSettings]:
-    return [settings.generator, *([settings.reward] if settings.reward.enabled else [])]
-
-
 def _on_gpus(settings: Settings) -> bool:
-    return any(one.gpus for one in _engines(settings))
+    return any(one.gpus for one in settings.engines().values())
 
 
 def _built_for_cuda() -> bool:

@@ -1,7 +1,7 @@
 """What every pool keeps to, whether real engines are behind it or not.
 
-`PoolContract` is run once over the fake, and once over engines with two generators and a reward
-model. A subclass gives the fixture `pool`, and says what its tokens say.
+`PoolContract` is run over the fake, with a planner and without, and over engines with two
+generators and a reward model. A subclass gives the fixture `pool`, and says what its tokens say.
 """
 
 from __future__ import annotations
@@ -143,6 +143,36 @@ class PoolContract(ABC):
             one = ended[call.id]
             assert len(one.token_ids) == one.completion_tokens == call.max_tokens
             assert one.finish == "length"
+
+    async def test_plans_are_written_by_the_planner_where_there_is_one(
+        self, pool: CountingPool
+    ) -> None:
+        """In a batch of both each call goes to whom it names, is counted there, and ends once."""
+        ask = await asking(pool)
+        prompt = await pool.prepare(QUESTION, "planner")
+        before = await totals(pool)
+        answers = [ask(4 + place) for place in range(5)]
+        plans = [
+            Generate(fresh(), prompt.token_ids, 5 + place, seed=place, writer="planner")
+            for place in range(5)
+        ]
+        ended = await ends(pool.generate((*plans[:3], *answers, *plans[3:])))
+        assert ended.keys() == {call.id for call in (*answers, *plans)}
+        reasoners, planners = (
+            {ended[call.id].worker for call in calls} for calls in (answers, plans)
+        )
+        assert reasoners.isdisjoint(planners) == pool.plans
+        after = await grown(pool, before)
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert after[name] == sum(getattr(one, name) for one in ended.values())
+
+    async def test_plans_end_when_they_are_cancelled(self, pool: CountingPool) -> None:
+        """Whoever writes them, they say what they came to until then."""
+        prompt = await pool.prepare(QUESTION, "planner")
+        call = Generate(fresh(), prompt.token_ids, 400, seed=1, stream=True, writer="planner")
+        events = pool.generate((call,))
+        await pool.cancel([call.id])
+        assert (await ends(events))[call.id].finish == "cancelled"
 
     async def test_counts_are_the_engines_own(self, pool: CountingPool) -> None:
         """What the calls say they took is what the engines' counters grew by."""

@@ -16,16 +16,16 @@ from tests.contract.pool_contract import (
     fresh,
     graded,
 )
-from workers.fake import FakePool, Script, Verdict
+from workers.fake import FakePool, Script, Verdict, write
 from workers.messages import Generate, Generated, Grade, Tokens
 
 
 class TestFakePool(PoolContract):
-    """The contract, over the fake."""
+    """The contract, over the fake, alone and with a planner beside it."""
 
-    @pytest.fixture
-    def pool(self) -> CountingPool:
-        return FakePool()
+    @pytest.fixture(params=[None, write], ids=["alone", "with-planner"])
+    def pool(self, request: pytest.FixtureRequest) -> CountingPool:
+        return FakePool(plan=request.param)
 
     def said(self, token_ids: Sequence[int]) -> str:
         return bytes(token_ids).decode()
@@ -90,6 +90,18 @@ async def test_a_doubtful_call_ends_with_the_token_that_made_it_so() -> None:
     ended = (await ends(pool.generate((asked,))))[asked.id]
     assert (ended.finish, ended.text) == ("doubtful", "01234")
     assert ended.top_logprobs[2:] == ((-2.0, -2.0), (-0.0, -0.0), (-0.5, -0.5))
+
+
+async def test_a_planner_reads_prompts_of_its_own() -> None:
+    """Its chat template is another one, and leaves another room for what it writes."""
+    pool = FakePool(plan=lambda asked: Script(f"a plan of {len(asked.prompt_ids)}"))
+    own, planners = [await pool.prepare(QUESTION, writer) for writer in ("reasoner", "planner")]
+    assert own.token_ids != planners.token_ids
+    assert planners.context_left < own.context_left
+    asked = Generate(fresh(), planners.token_ids, 100, writer="planner")
+    ended = (await ends(pool.generate((asked,))))[asked.id]
+    assert ended.text == f"a plan of {len(planners.token_ids)}"
+    assert (await pool.counters())[ended.worker]["prompt_tokens"] == len(planners.token_ids)
 
 
 @pytest.mark.parametrize(("fault", "lost"), [("failed", False), ("lost", True)])

@@ -1,4 +1,7 @@
-"""One whole service for all end-to-end tests: two generators, a reward model, Redis, Ray, HTTP."""
+"""One whole service for all end-to-end tests: two generators, a planner, a reward model and Redis.
+
+The planner is the reference reasoner once more, on an engine of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,33 @@ from redis import Redis
 from deploy import browser
 from services.app import Service
 from services.redis_server import RedisServer
-from services.settings import GeneratorSettings, RedisSettings, ServiceSettings, Settings
+from services.settings import (
+    GeneratorSettings,
+    PlannerSettings,
+    RedisSettings,
+    ServiceSettings,
+    Settings,
+)
 from workers.reference.synthetic import queries
 
 _SAMPLE = re.compile(r"^(vllm:[a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 
 MODEL = "longthink-reference"
+PLANNER = "longthink-reference-planner"
+PRM = "longthink-reference-prm"
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What the engines have counted, all replicas together; `reward_tokens` by reward models."""
+    """What the engines have counted, all replicas together; `reward_tokens` by reward models.
+
+    Of the completion tokens, `planned_tokens` are the planner's.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    planned_tokens: int
     reward_tokens: int
     busy: int
 
@@ -39,6 +54,7 @@ class Counters:
             self.prompt_tokens - other.prompt_tokens,
             self.cached_tokens - other.cached_tokens,
             self.completion_tokens - other.completion_tokens,
+            self.planned_tokens - other.planned_tokens,
             self.reward_tokens - other.reward_tokens,
             self.busy,
         )
@@ -58,16 +74,18 @@ def service(redis: RedisServer) -> Iterator[Service]:
         redis=RedisSettings(url=redis.url),
         service=ServiceSettings(port=0, log_level="warning"),
         generator=GeneratorSettings(replicas=2),
+        planner=PlannerSettings(enabled=True),
     )
     with Service.start(settings, logs=True) as running:
         # The first steps of an engine take far longer than all others.
-        body = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": "What is 2 + 2?"}],
-            "longthink": {"strategy": "best_of_n", "stop": "none", "budget": {"candidates": 16}},
-        }
-        url = f"{running.url}/v1/chat/completions"
-        httpx.post(url, json=body, timeout=100).raise_for_status()
+        for strategy in ("best_of_n", "plan"):
+            body = {
+                "model": MODEL,
+                "messages": [{"role": "user", "content": "What is 2 + 2?"}],
+                "longthink": {"strategy": strategy, "stop": "none", "budget": {"candidates": 16}},
+            }
+            url = f"{running.url}/v1/chat/completions"
+            httpx.post(url, json=body, timeout=100).raise_for_status()
         yield running
 
 
@@ -98,17 +116,20 @@ def counters(http: httpx.Client) -> Callable[[], Counters]:
     """Reads the engines' own counters from the metrics of the service."""
 
     def read() -> Counters:
-        totals: Counter[tuple[str, bool]] = Counter()
+        totals: dict[str, Counter[str]] = {MODEL: Counter(), PLANNER: Counter(), PRM: Counter()}
         text = http.get("/metrics").raise_for_status().text
         for name, labels, value in _SAMPLE.findall(text):
-            totals[name, f'model_name="{MODEL}"' in labels] += int(float(value))
+            for model, counted in totals.items():
+                counted[name] += int(float(value)) if f'="{model}"' in labels else 0
+        written = totals[MODEL] + totals[PLANNER]
         busy = ("vllm:num_requests_running", "vllm:num_requests_waiting")
         return Counters(
-            prompt_tokens=totals["vllm:prompt_tokens_total", True],
-            cached_tokens=totals["vllm:prompt_tokens_cached_total", True],
-            completion_tokens=totals["vllm:generation_tokens_total", True],
-            reward_tokens=totals["vllm:prompt_tokens_total", False],
-            busy=sum(totals[name, generator] for name in busy for generator in (True, False)),
+            prompt_tokens=written["vllm:prompt_tokens_total"],
+            cached_tokens=written["vllm:prompt_tokens_cached_total"],
+            completion_tokens=written["vllm:generation_tokens_total"],
+            planned_tokens=totals[PLANNER]["vllm:generation_tokens_total"],
+            reward_tokens=totals[PRM]["vllm:prompt_tokens_total"],
+            busy=sum(one[name] for one in totals.values() for name in busy),
         )
 
     return read

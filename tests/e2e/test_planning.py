@@ -44,11 +44,19 @@ def told(trace: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [event["data"] for event in trace["events"] if event["kind"] == kind]
 
 
+def writer(one: dict[str, Any]) -> str:
+    """What kind of worker wrote something, by its name."""
+    return str(one["worker"]).partition("-")[0]
+
+
 @pytest.mark.parametrize("said", [{"inner": "particles"}, {"inner": "majority"}, {}])
 def test_a_plan_is_followed_and_counted(
     openai: OpenAI, http: httpx.Client, counters: Callable[[], Counters], said: dict[str, str]
 ) -> None:
-    """What the engines counted is what the reply says, and the trace explains every token."""
+    """What the engines counted is what the reply says, and the trace explains every token.
+
+    The planner's engine writes the plans, and nothing else.
+    """
     before = counters()
     budget = {"completion_tokens": TOKENS, "candidates": 64}
     reply = ask(openai, COMPOUND[0], strategy="plan", budget=budget, **said)
@@ -63,6 +71,13 @@ def test_a_plan_is_followed_and_counted(
     assert [step["id"] for step in told(trace, "step") if step["state"] == "ended"]
     costs = [one["cost"]["completion_tokens"] for one in told(trace, "told")]
     assert sum(costs) == made.completion_tokens
+    began = [one for one in told(trace, "told") if one["worker"]]
+    written = [one for one in began if one["id"].startswith("expand:")]
+    drafts = [one for one in written if one["id"].startswith("expand:0.")]
+    assert {writer(one) for one in drafts} == {"planner"}
+    assert {writer(one) for one in written if one not in drafts} == {"generator"}
+    planned = sum(one["cost"]["completion_tokens"] for one in drafts)
+    assert planned == made.planned_tokens > 0
     assert reply["choices"][0]["message"]["content"]
     assert retrace(trace).same
 

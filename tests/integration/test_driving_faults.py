@@ -12,7 +12,7 @@ from math import nan
 import pytest
 from redis.asyncio import Redis
 
-from planner.domain import Budget, Sampling, Stopped
+from planner.domain import Budget, Sampling, Stopped, Writer
 from planner.effort import Options
 from planner.errors import InvalidOption, LedgerUnavailable
 from planner.ports import Account, Hold
@@ -27,16 +27,16 @@ from workers.messages import Generate, GenerationEvent, Prompt
 class Deaf(FakePool):
     """Never puts anything but the question itself into tokens."""
 
-    async def prepare(self, messages: Messages) -> Prompt:
+    async def prepare(self, messages: Messages, writer: Writer = "reasoner") -> Prompt:
         """See `workers.ports.Pool`."""
         if len(messages[-1][1]) > len(QUERY.messages[0].content):
             await asyncio.Event().wait()
-        return await super().prepare(messages)
+        return await super().prepare(messages, writer)
 
-    async def encode(self, text: str) -> tuple[int, ...]:
+    async def encode(self, text: str, writer: Writer = "reasoner") -> tuple[int, ...]:
         """See `workers.ports.Pool`."""
         await asyncio.Event().wait()
-        return await super().encode(text)
+        return await super().encode(text, writer)
 
 
 class Lingering(FakePool):
@@ -122,9 +122,9 @@ async def test_a_worker_that_never_takes_the_question_holds_nothing_beyond_the_d
     """There is nothing to answer with, and the reply says in time that it was the deadline."""
 
     class Deafer(FakePool):
-        async def prepare(self, messages: Messages) -> Prompt:
+        async def prepare(self, messages: Messages, writer: Writer = "reasoner") -> Prompt:
             await asyncio.Event().wait()
-            return await super().prepare(messages)
+            return await super().prepare(messages, writer)
 
     options = Options(strategy="majority", budget=Budget(candidates=4, deadline_seconds=0.3))
     began = time.monotonic()
@@ -156,11 +156,11 @@ async def test_others_go_on_while_text_is_put_into_tokens(redis_client: Redis) -
     class SlowOnce(FakePool):
         """Takes its time for what quotes a slow answer."""
 
-        async def prepare(self, messages: Messages) -> Prompt:
+        async def prepare(self, messages: Messages, writer: Writer = "reasoner") -> Prompt:
             """See `workers.ports.Pool`."""
             if "slow" in messages[-1][1]:
                 await asyncio.sleep(0.5)
-            return await super().prepare(messages)
+            return await super().prepare(messages, writer)
 
     def script(call: Generate) -> Script:
         first = b"attempts" not in bytes(call.prompt_ids)
@@ -182,11 +182,11 @@ async def test_a_chat_template_that_refuses_a_refinement_fails_it_alone(
     class Strict(FakePool):
         """Its chat template takes nothing but the question."""
 
-        async def prepare(self, messages: Messages) -> Prompt:
+        async def prepare(self, messages: Messages, writer: Writer = "reasoner") -> Prompt:
             """See `workers.ports.Pool`."""
             if "attempts" in messages[-1][1]:
                 raise InvalidOption("The model's chat template refuses these messages.", "messages")
-            return await super().prepare(messages)
+            return await super().prepare(messages, writer)
 
     bench = Bench(redis_client, Strict(lambda _: Script("#### 7")))
     reply, events = await bench.ask(wide(8, strategy="refine"))

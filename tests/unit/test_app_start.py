@@ -14,8 +14,10 @@ from services import app
 from services.calibration import CalibrationError, save
 from services.settings import (
     GeneratorSettings,
+    PlannerSettings,
     RaySettings,
     RedisSettings,
+    RewardSettings,
     ServiceSettings,
     Settings,
 )
@@ -91,6 +93,46 @@ def test_another_models_calibration_is_refused_before_anything_starts(
             ELSEWHERE.model_copy(update={"service": ServiceSettings(calibration="/nowhere")})
         )
     assert deleted == []
+
+
+@pytest.mark.parametrize(
+    ("planner", "reward", "handed", "said"),
+    [
+        (False, True, {"reward"}, "2 x longthink-reference and 1 x reward model"),
+        (True, False, {"planner"}, "2 x longthink-reference and 3 x planner"),
+        (False, False, set(), "2 x longthink-reference"),
+        (True, True, {"planner", "reward"}, "2 x longthink-reference and 3 x planner and 1 x"),
+    ],
+)
+def test_the_profiles_engines_are_started(
+    deleted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    planner: bool,
+    reward: bool,
+    handed: set[str],
+    said: str,
+) -> None:
+    """Each kind is a deployment of its own, which the edge gets a handle of."""
+    bound: dict[str, Any] = {}
+
+    def stop(deployment: Any, *_: Any, **__: Any) -> None:
+        bound.update(deployment._bound_deployment.init_kwargs)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(serve, "run", stop)
+    settings = ELSEWHERE.model_copy(
+        update={
+            "generator": GeneratorSettings(replicas=2),
+            "planner": PlannerSettings(enabled=planner, replicas=3),
+            "reward": RewardSettings(enabled=reward),
+        }
+    )
+    told: list[str] = []
+    with pytest.raises(app.ServiceError, match="far enough"):
+        app.Service.start(settings, tell=told.append)
+    assert bound.keys() - {"calibration"} == handed
+    assert {bound[kind]._bound_deployment.name for kind in handed} == handed
+    assert told[-1].startswith(f"Engines: starting {said}")
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from itertools import count
 from typing import Any, Self, cast
 
 from ray.exceptions import RayError
 
+from planner.domain import Writer
 from tests.contract.pool_contract import ends
-from workers.fake import FakePool, Script
-from workers.messages import Branch, Generate, Generated
+from workers.fake import FakePool, Messages, Script
+from workers.messages import Branch, Generate, Generated, Prompt
 from workers.pool import Handle, ServePool
 
 _ids = count()
@@ -25,11 +26,13 @@ _ids = count()
 class Replicas:
     """A handle on two replicas, and a third that takes the place of one that dies."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.alive = {name: self._replica(name, seconds) for name in ("a", "b")}
+    def __init__(self, seconds: float = 0.0, names: str = "abc") -> None:
+        first, second, spare = tuple(names)
+        self.alive = {name: self._replica(name, seconds) for name in (first, second)}
         self.full: set[str] = set()
         self.batches: list[tuple[str, int]] = []
-        self._spare = self._replica("c", seconds)
+        self._spare = {spare: self._replica(spare, seconds)}
+        self.prepare, self.cancel = Method(self._prepare), Method(self._cancel)
 
     def _replica(self, name: str, seconds: float) -> FakePool:
         return FakePool(lambda call: Script("x" * call.max_tokens, seconds), worker=name)
@@ -54,10 +57,38 @@ class Replicas:
                 raise RayError(f"{name} is gone")
             yield (event,)
 
+    async def _prepare(self, messages: Messages) -> Prompt:
+        name, replica = next(iter(self.alive.items()))
+        return await replica.prepare((*messages, ("assistant", name)))
+
+    async def _cancel(self, ids: Collection[str], *, replica: str) -> None:
+        await self.alive[replica].cancel(ids)
+
+    def broadcast(self, method: str) -> Answers:
+        assert method == "counters"
+        return Answers([(name, {}) for name in self.alive])
+
     def kill(self, name: str) -> None:
         """End a replica; another comes up instead."""
         del self.alive[name]
-        self.alive["c"] = self._spare
+        self.alive.update(self._spare)
+
+
+class Method:
+    """A method of whichever replica, as a handle has it."""
+
+    def __init__(self, remote: Callable[..., Awaitable[Any]]) -> None:
+        self.remote = remote
+
+
+class Answers:
+    """What all replicas answered."""
+
+    def __init__(self, answers: list[tuple[str, Any]]) -> None:
+        self._answers = answers
+
+    async def results_async(self) -> list[tuple[str, Any]]:
+        return self._answers
 
 
 class Response:
@@ -73,12 +104,13 @@ class Response:
         """Nothing is left to cancel: the fake's stream ends with its reader."""
 
 
-def pool_of(replicas: Replicas) -> ServePool:
-    return ServePool(cast("Handle", replicas), generators=2)
+def pool_of(replicas: Replicas, planners: Replicas | None = None) -> ServePool:
+    planner = cast("Handle | None", planners)
+    return ServePool(cast("Handle", replicas), planner=planner, generators=2, planners=2)
 
 
-def call(branch: Branch = (), length: int = 4) -> Generate:
-    return Generate(f"call-{next(_ids)}", (1, 2, 3), length, branch=branch)
+def call(branch: Branch = (), length: int = 4, writer: Writer = "reasoner") -> Generate:
+    return Generate(f"call-{next(_ids)}", (1, 2, 3), length, branch=branch, writer=writer)
 
 
 async def workers(pool: ServePool, *branches: Branch) -> list[str]:
@@ -172,3 +204,76 @@ async def test_a_call_that_a_full_replica_refuses_may_go_elsewhere() -> None:
     tried = [(await workers(pool, ("r", 0, 0)))[0] for _ in range(3)]
     assert tried[0] == home
     assert set(tried[1:]) != {home}
+
+
+# With a planner
+
+
+async def both(pool: ServePool, branch: Branch = ()) -> tuple[str, str]:
+    """The replicas that wrote an answer and a plan, sent as one batch."""
+    answer, plan = call(branch), call(branch, writer="planner")
+    ended = await ends(pool.generate((answer, plan)))
+    return ended[answer.id].worker, ended[plan.id].worker
+
+
+async def test_plans_go_to_the_planners_replicas() -> None:
+    """Also those of a branch that lives with a generator; without a planner they stay there."""
+    replicas, planners = Replicas(), Replicas(names="pqr")
+    pool = pool_of(replicas, planners)
+    assert pool.plans
+    for _ in range(3):
+        generator, planner = await both(pool, ("r", 0))
+        assert generator in replicas.alive
+        assert planner in planners.alive
+    alone = pool_of(replicas)
+    assert not alone.plans
+    assert set(await both(alone, ("r", 0))) <= replicas.alive.keys()
+
+
+async def test_without_a_planner_a_batch_of_both_is_one_call_to_each_replica() -> None:
+    """Who writes what makes no difference where all is written by one."""
+    replicas = Replicas()
+    batch = (call(), call(writer="planner"), call(writer="planner"), call())
+    await ends(pool_of(replicas).generate(batch))
+    assert sorted(replicas.batches) == [("a", 2), ("b", 2)]
+
+
+async def test_prompts_are_made_by_those_who_read_them() -> None:
+    """In the tokens of the planner what it is asked, in the reasoner's own all else."""
+    asked = (("user", "Well?"),)
+    pool = pool_of(Replicas(), Replicas(names="pqr"))
+    said = [bytes((await pool.prepare(asked, it)).token_ids) for it in ("reasoner", "planner")]
+    assert [b"<assistant>a" in said[0], b"<assistant>p" in said[1]] == [True, True]
+
+
+async def test_a_lost_planner_loses_only_plans() -> None:
+    """What a generator writes beside them comes to its end."""
+    planners = Replicas(seconds=0.1, names="pqr")
+    pool = pool_of(Replicas(seconds=0.1), planners)
+    batch = (call(), call(writer="planner"), call(writer="planner"))
+    reading = asyncio.ensure_future(ends(pool.generate(batch)))
+    await asyncio.sleep(0.05)
+    planners.kill("p")
+    ended = await reading
+    assert [ended[one.id].lost for one in batch] == [False, True, False]
+
+
+async def test_plans_can_be_cancelled() -> None:
+    """They end in the planner's replica, and the others go on."""
+    pool = pool_of(Replicas(seconds=0.2), Replicas(seconds=60, names="pqr"))
+    answer, plan = call(), call(writer="planner")
+    reading = asyncio.ensure_future(ends(pool.generate((answer, plan))))
+    await asyncio.sleep(0.05)
+    await pool.cancel([plan.id])
+    ended = await reading
+    assert [ended[one.id].finish for one in (answer, plan)] == ["stop", "cancelled"]
+
+
+async def test_a_pool_is_ready_once_its_planners_are() -> None:
+    """As many as there should be of each, whatever the other has."""
+    replicas, planners = Replicas(), Replicas(names="pqr")
+    pool = pool_of(replicas, planners)
+    assert await pool.ready()
+    assert (await pool.counters()).keys() == {"a", "b", "p", "q"}
+    del planners.alive["p"]
+    assert not await pool.ready()

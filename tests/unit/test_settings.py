@@ -82,6 +82,7 @@ def test_flags_win_over_variables_and_variables_over_the_profile(tmp_path: Path)
         ("generator.served_name=123", "generator", "served_name", "123"),
         ("generator.gpus=0.5", "generator", "gpus", 0.5),
         ("reward.enabled=false", "reward", "enabled", False),
+        ("planner.enabled=true", "planner", "enabled", True),
         ("generator.extra={seed = 1}", "generator", "extra", {"seed": 1}),
         ("generator.extra.seed=1", "generator", "extra", {"seed": 1}),
         ('generator.extra.block="a"', "generator", "extra", {"block": "a"}),
@@ -241,6 +242,20 @@ def test_the_workers_get_what_is_set() -> None:
 def test_no_reward_model_is_no_options() -> None:
     """With the reward model switched off the workers are told of none."""
     assert load(None, ["reward.enabled=false"], {}).reward.options() is None
+
+
+def test_a_planner_is_an_engine_of_its_own() -> None:
+    """Switched off unless it is asked for; its model then has a name of its own."""
+    assert Settings().planner.options() is None
+    assert list(Settings().engines()) == ["generator", "reward model"]
+    settings = load(None, ["planner.enabled=true", "planner.replicas=2"], {})
+    assert list(settings.engines()) == ["generator", "planner", "reward model"]
+    model = settings.generator.options().model
+    name = "longthink-reference-planner"
+    expected = GeneratorOptions(model=model, served_name=name, replicas=2)
+    assert settings.planner.options() == expected
+    another = load(None, ["planner.enabled=true", "planner.model=Qwen/Qwen3-8B"], {})
+    assert another.planner.name == "Qwen/Qwen3-8B"
 
 
 def test_prompts_are_read_in_pieces_only_on_gpus() -> None:

@@ -58,6 +58,16 @@ def test_what_is_missing_ends_with_1_and_says_how_to_get_it(
     assert "2 of 12 things are missing." in out
 
 
+def test_a_planners_model_is_looked_at_where_there_is_one(longthink: Run, folder: Path) -> None:
+    """Without one nothing is said of it."""
+    models = [f"generator.model={folder}", f"reward.model={folder}", "planner.model=/nowhere"]
+    flags = [word for one in models for word in ("--set", one)]
+    assert "Planner" not in longthink("doctor", *flags, "--set", "service.port=0")[1]
+    code, out, _ = longthink("doctor", *flags, "--set", "planner.enabled=true")
+    assert code == 1
+    assert "✗ Planner: /nowhere has no model in it" in out
+
+
 def test_pins_are_compared_with_what_is_installed(tmp_path: Path) -> None:
     """Missing packages are essential, other versions worth knowing, `+cpu` is no difference."""
     pins = tmp_path / "requirements.txt"
@@ -163,6 +173,7 @@ def test_a_model_of_the_hub_is_left_to_the_engine() -> None:
         ([], ("generator.gpus=1",), Level.BAD),
         ([], ("generator.gpus=1", "ray.address=auto", "redis.url=redis://a"), Level.GOOD),
         (["A", "B"], ("generator.gpus=1", "generator.replicas=2"), Level.GOOD),
+        (["A"], ("generator.gpus=1", "planner.gpus=1", "planner.enabled=true"), Level.BAD),
         (["A"], (), Level.NOTE),
         ([], (), Level.GOOD),
     ],
