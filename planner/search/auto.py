@@ -19,6 +19,7 @@ from planner.domain import Candidate, News, Outcome, Path, Result, Share, Stoppe
 from planner.outlook import Action, Lesson, Situation
 from planner.search.base import Setup
 from planner.search.inner import Inner, Outer, Recipe, first_in_turn
+from planner.stopping.marginal import gain_a_candidate
 
 PROBES = 2
 """The samples it begins with."""
@@ -35,6 +36,10 @@ _HORIZON = 10.0
 """What is expected of an action is what it gains by so many samples' worth of tokens."""
 _LEAST = 0.75
 """As little as this part of a likely sample may be enough for one."""
+_WIDER = 4
+"""Samples are widened to so many times as many, and seen again, while that promises something."""
+_TREE = 16
+"""A tree wider than this is no better."""
 _PLAN_WORTH = 4.0
 _TREE_WORTH = 4.0
 """A plan takes at least so many samples' worth of tokens, and so does a tree."""
@@ -193,8 +198,10 @@ class Auto(Outer):
         for action in _WAYS:
             if self._possible(action, situation, worth):
                 samples = min(worth, _HORIZON)
-                gain = self.setup.outlook.gain(situation, action) * samples / _HORIZON
-                gain = min(gain, 1.0 - outcome.confidence)
+                gain = self.setup.outlook.gain(situation, action) / _HORIZON
+                if action == "widen" and self._widened:
+                    gain = min(gain, self._seen_gain(most))
+                gain = min(gain * samples, 1.0 - outcome.confidence)
                 figures[action] = round(gain - price * samples, 4)
         best = max(figures, key=lambda action: figures[action], default=None)
         if best is None:
@@ -202,6 +209,12 @@ class Auto(Outer):
         if figures[best] <= 0.0:
             return None, f"The samples {_SAID[situation]}, and nothing is worth its price.", figures
         return best, f"The samples {_SAID[situation]}, so to {best} promises most.", figures
+
+    def _seen_gain(self, remaining: int) -> float:
+        """What one more sample is expected to gain, by the votes there are."""
+        votes = self._samples.search.best().votes
+        first, second = (*sorted((vote.count for vote in votes), reverse=True), 0, 0)[:2]
+        return gain_a_candidate(first, second, sum(vote.count for vote in votes), remaining)
 
     def _possible(self, action: Action, situation: Situation, worth: float) -> bool:
         """Whether there is something to do it with, and it wasn't done already."""
@@ -211,7 +224,7 @@ class Auto(Outer):
         early = self._widened == 0
         match action:
             case "widen":
-                return self._widened < 2
+                return True
             case "tree":
                 scores = self._scores.values()
                 telling = len(scores) > 1 and max(scores) - min(scores) >= _TELLING
@@ -230,9 +243,11 @@ class Auto(Outer):
         """Begin what was decided; whether that could be done."""
         left = self._candidates_left()
         if action == "widen":
-            # First as many again, to see whether they agree now; then all there are.
-            more = min(left, PROBES) if self._widened == 1 else left
-            return self._samples.search.widen(self._samples.search.setup.candidates + more)
+            have = self._samples.search.setup.candidates
+            more = PROBES if have == PROBES else (_WIDER - 1) * have
+            return self._samples.search.widen(have + min(left, more))
+        if action == "tree":
+            left = min(left, _TREE)
         self._begin(action, left)
         return True
 
