@@ -225,22 +225,21 @@ def test_other_machines_are_kept_out(longthink: Run) -> None:
     assert "no API keys yet" in err
 
 
-def test_demo_asks_once_and_with_many(fake_service: Any, longthink: Run) -> None:
-    """The demonstration asks once, then for 16 candidates within a budget, and judges both."""
+def test_demo_asks_two_questions_once_and_with_many(fake_service: Any, longthink: Run) -> None:
+    """One for 16 candidates within a budget, one as the service thinks best; all are judged."""
     code, out, _ = longthink("demo", "--url", fake_service.url)
     assert code == 0
-    once, many = fake_service.asked
-    assert once["longthink"] == {"strategy": "single"}
+    once, many, compound, decided = fake_service.asked
+    assert once["longthink"] == compound["longthink"] == {"strategy": "single"}
     assert many["longthink"]["budget"]["candidates"] == 16
-    assert set(many["longthink"]["budget"]) == {
-        "candidates",
-        "completion_tokens",
-        "usd",
-        "deadline_seconds",
-    }
-    assert once["messages"] == many["messages"]
+    limits = {"usd", "deadline_seconds"}
+    assert set(many["longthink"]["budget"]) == {"candidates", "completion_tokens", *limits}
+    assert decided["reasoning_effort"] == "high"
+    assert set(decided["longthink"]) == {"budget"}
+    assert set(decided["longthink"]["budget"]) == limits
+    assert once["messages"] == many["messages"] != compound["messages"] == decided["messages"]
     assert "Question" in out
-    assert out.count("which is wrong") == 2
+    assert out.count("which is wrong") == 4
     assert "16 of 16" in out
     assert "longthink serve" in out
 
