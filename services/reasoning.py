@@ -167,6 +167,7 @@ class Reasoner:
             "context": context,
             "tokens": effort.budget.completion_tokens,
             "likely": self._lengths.whole.likely(longest),
+            "long": self._lengths.whole.long(longest),
             "spent": before.spent.completion_tokens if before else 0,
             "prompt": prompt_tokens,
             "draft": self._draft(context),

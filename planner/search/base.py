@@ -26,14 +26,14 @@ class Setup:
 
     `grades` says whether there is a reward model, `verifies` whether answers can be compared.
     `context` is how many tokens the model takes after the query, `tokens` how many completion
-    tokens the budget has, `likely` how many of them a whole candidate is likely to take; None where
-    that isn't known, or there is no limit. Of `tokens`, so many are `spent` already. `prompt` is
-    how many tokens the query itself takes, and `draft` how many a plan is likely to take, once the
-    service has seen any. `timed` says whether there is a deadline. `trial` says whether it is one
-    of several ways that are tried: where it doesn't suit the question, it ends for little, without
-    going another way. Without `strict`, nobody has set `candidates` as a limit: it says how much to
-    think, in samples of the whole question. `outlook` is what past requests have found of what more
-    compute is worth.
+    tokens the budget has, `likely` how many of them a whole candidate is likely to take, and `long`
+    how many a long one; None where that isn't known, or there is no limit. Of `tokens`, so many are
+    `spent` already. `prompt` is how many tokens the query itself takes, and `draft` how many a plan
+    is likely to take, once the service has seen any. `timed` says whether there is a deadline.
+    `trial` says whether it is one of several ways that are tried: where it doesn't suit the
+    question, it ends for little, without going another way. Without `strict`, nobody has set
+    `candidates` as a limit: it says how much to think, in samples of the whole question. `outlook`
+    is what past requests have found of what more compute is worth.
     """
 
     query: Query
@@ -45,6 +45,7 @@ class Setup:
     context: int | None = None
     tokens: int | None = None
     likely: int | None = None
+    long: int | None = None
     spent: int = 0
     prompt: int | None = None
     draft: int | None = None

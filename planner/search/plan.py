@@ -428,6 +428,7 @@ class PlanSearch(Outer):
             candidates=candidates,
             tokens=tokens,
             likely=likely,
+            long=None,
             spent=0,
         )
         inner = Inner(self._inner.make(setup), path, query=query, share=share)

@@ -73,7 +73,8 @@ class Tree(Gathering):
         setup = self.setup
         if setup.tokens is None or setup.likely is None:
             return maxsize
-        rest = max(_MARGIN * setup.likely - depth, _LINGERING * depth, 1.0)
+        whole = max(_MARGIN * setup.likely, setup.long or 0)
+        rest = max(whole - depth, _LINGERING * depth, 1.0)
         ends = (setup.tokens - self._spent) / rest
         # A plan may be half a candidate too wide: there is time to narrow it.
         return max(1, int(ends) if depth else round(ends))

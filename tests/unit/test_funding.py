@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,6 +171,18 @@ def test_own_lengths_soon_outweigh_what_others_took() -> None:
         lengths.saw(120)
         assert lengths.likely(400) == expected
     assert lengths.seen == 3
+
+
+def test_a_long_one_is_longer_where_lengths_differ() -> None:
+    """Easy and hard questions in turn: the mean says little, and twice the spread is added."""
+    alike, mixed = Lengths(fade=0.05), Lengths(fade=0.05)
+    for _ in range(200):
+        for tokens in (50, 150):
+            alike.saw(100)
+            mixed.saw(tokens)
+    assert alike.long(400) == alike.likely(400) == 100
+    assert mixed.likely(400) == pytest.approx(100, abs=5)
+    assert mixed.long(400) == pytest.approx(200, abs=10)
 
 
 def test_what_was_cut_short_counts_if_it_was_long_already() -> None:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -108,13 +109,15 @@ def test_spread_is_even_and_gives_all_away(count: int, over: int) -> None:
     step=st.integers(1, 20),
     steps=st.integers(1, 12),
     likely=st.integers(5, 200),
+    times=st.sampled_from((None, 1, 2, 4)),
     seed=st.integers(0, 99),
 )
 def test_a_tree_is_no_wider_than_its_budget(
-    strategy: str, tokens: int, step: int, steps: int, likely: int, seed: int
+    strategy: str, tokens: int, step: int, steps: int, likely: int, times: int | None, seed: int
 ) -> None:
     """What a budget can bring to its end comes to its end, and where levels do, all that grows."""
-    rules = Setup(*(QUERY, 16, selector("best"), parse("none"), True), tokens=tokens, likely=likely)
+    known: dict[str, Any] = {"tokens": tokens, "likely": likely, "long": times and times * likely}
+    rules = Setup(*(QUERY, 16, selector("best"), parse("none"), True), **known)
     under, dice = search(strategy, rules), random.Random(seed)
     left, cut, finished, flying = tokens, 0, 0, list[Task]()
     while not under.done:
@@ -138,7 +141,7 @@ def test_a_tree_is_no_wider_than_its_budget(
             )
             result = replace(result, candidate=node, cost=Cost(completion_tokens=step))
         under.tell(task, result)
-    if step * steps <= 4 / 3 * likely <= tokens:
+    if step * steps <= max(4 / 3, times or 0) * likely <= tokens:
         assert finished
         assert strategy == "dvts" or not cut
 
