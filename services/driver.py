@@ -530,11 +530,10 @@ class Driver:
         if task.schema is not None and finish is Finish.STOP:
             self._all_lengths.bound.saw(made)
         own = task.share is None and task.messages is None
-        goes_on = not task.append and (own or task.share is not None)
         for lengths in (self._lengths_of(task), *([self._all_lengths] if own else [])):
             if task.until == "step" and finish in (Finish.STEP, Finish.STOP):
                 lengths.step.saw(made)
-            if finish is Finish.STOP and task.counts and goes_on:
+            if finish is Finish.STOP and task.counts and not task.append:
                 lengths.whole.saw(len(flight.before) + made)
 
     def _learn_cut(self, flight: Flight) -> None:

@@ -327,8 +327,11 @@ class PlanSearch(Outer):
             self._do_without(followed if count else "No plan could be written.")
 
     def _do_without(self, note: str) -> None:
-        """There is no plan: search the question as it is, or leave that to who only tries plans."""
-        if not self.setup.trial:
+        """There is no plan: search the question as it is, or leave that to who only tries plans.
+
+        What a plan has left of the question is for nobody else to search.
+        """
+        if not self.setup.trial or self._attempts:
             self._search_whole(note)
             return
         self._tell("planned", path=[_WHOLE], steps=[], notes=[note])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from secrets import token_hex
 
@@ -16,7 +17,7 @@ from services.driver import Manner
 from services.trace import Event, Kind
 from tests.integration.reasoning_bench import PRICES, Bench
 from workers.fake import FakePool, Fault, Script
-from workers.messages import Generate
+from workers.messages import Generate, GenerationEvent
 
 QUESTION = "Anna has 3 pens and buys 4. Ben has 5 pens and buys 6. How many have both?"
 QUERY = Query((Message("user", QUESTION),), Sampling(max_tokens=400), seed=3)
@@ -255,3 +256,34 @@ async def test_at_the_deadline_the_question_is_answered_from_what_is_known(
     assert reply.outcome.stopped is Stopped.DEADLINE
     assert events_of(events, Kind.HURRIED)
     assert any("from what was known" in note for note in reply.outcome.notes)
+
+
+async def test_a_last_pass_learns_how_long_its_answers_are(redis_client: Redis) -> None:
+    """Once half of its first candidates have ended, the others run side by side as well."""
+    batches: list[int] = []
+
+    class Watched(FakePool):
+        """Notes how many candidates of the last pass start together."""
+
+        def generate(self, batch: tuple[Generate, ...]) -> AsyncIterator[GenerationEvent]:
+            """See `workers.ports.Pool`."""
+            if b"What is known:" in bytes(batch[0].prompt_ids):
+                batches.append(len(batch))
+            return super().generate(batch)
+
+    def script(call: Generate) -> Script:
+        prompt = bytes(call.prompt_ids).decode()
+        if "What is known:" in prompt:
+            return Script("#### 18".rjust(100), seconds=0.02)
+        if call.schema is None and "How many has Ben?" in prompt:
+            return Script("", fault="failed")
+        return solve(call)
+
+    bench = Bench(redis_client, Watched(script))
+    budget = Budget(completion_tokens=6000, candidates=24)
+    query = replace(QUERY, sampling=Sampling(max_tokens=2000))
+    options = Options(strategy="plan", stop="none", budget=budget)
+    reply, _ = await bench.ask(options, query)
+    assert reply.outcome.answer == "18"
+    assert sum(batches) >= 8
+    assert len(batches) <= sum(batches) // 2

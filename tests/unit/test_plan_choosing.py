@@ -88,3 +88,25 @@ def test_a_trial_that_nothing_can_pay_for_is_over_at_once() -> None:
     under = search("plan", replace(SETUP, trial=True, tokens=5, likely=20))
     assert under.done
     assert list(under.ask(8)) == []
+
+
+def test_a_trial_of_atoms_answers_the_question_that_it_has_made_smaller() -> None:
+    """A plan was followed by then: what is left of the question can't be left to other ways."""
+    smaller = "Anna has 7 pens and Ben has 5 pens. How many have both?"
+    under = search("atoms", replace(SETUP, trial=True))
+    drafts, waiting = 0, list(under.ask(64))
+    while not under.done:
+        task = waiting.pop(0)
+        assert isinstance(task, Expand)
+        text = "#### 7"
+        if task.schema is not None:
+            drafts += 1
+            text = FAITHFUL if drafts <= DRAFTS else FOREIGN
+        elif not task.counts:
+            text = smaller
+        elif smaller in asked([task]):
+            text = "#### 12"
+        made = Candidate(task.path, text, (1,), Finish.STOP)
+        under.tell(task, Result(task.id, "done", made, Cost(completion_tokens=20, candidates=1)))
+        waiting += under.ask(64)
+    assert under.best().answer == "12"
