@@ -17,7 +17,7 @@ from services.evaluation.questions import Question, synthetic
 _TOKENS_PER_CANDIDATE = 250
 _SECONDS = 60.0
 _USD = 0.01
-_COMPOUND_SEED = 1
+_COMPOUND_SEED = 7
 """Which compound question."""
 
 
