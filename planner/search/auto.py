@@ -59,13 +59,12 @@ class Auto(Outer):
         self._lessons: list[Lesson] = []
         self._taken: list[tuple[Action, Situation, str | None, int]] = []
         """Each decision with the situation, the answer and the tokens spent before it."""
-        self._names: dict[Path, str] = {}
-        """The strategy of each search, by the node that it lies under."""
+        self._ways: dict[Path, str] = {}
+        """Which of the recipes each search was made by, by the node that it lies under."""
         self._scores: dict[Path, float] = {}
         self._sampled = 0
         """The tokens of the samples, and how many have ended."""
         self._ended = 0
-        self._plan: Inner | None = None
         self._over = False
         self._hurried = False
         probes = min(PROBES, setup.candidates)
@@ -129,7 +128,10 @@ class Auto(Outer):
 
     def _weighed(self, inner: Inner, outcome: Outcome) -> Outcome:
         """The outcome with the confidence that such outcomes deserve: strategies differ in it."""
-        strategy, selector = self._names[inner.path], self.setup.selector.name
+        strategy, selector = (
+            self._recipes[self._ways[inner.path]].strategy,
+            self.setup.selector.name,
+        )
         return replace(outcome, confidence=self.setup.outlook.belief(strategy, selector, outcome))
 
     def hurry(self) -> None:
@@ -262,12 +264,9 @@ class Auto(Outer):
         setup = replace(
             self.setup, candidates=candidates, tokens=tokens, spent=0, timed=False, trial=True
         )
-        recipe = self._recipes[name]
-        inner = Inner(recipe.make(setup), (len(self._inners),))
-        self._names[inner.path] = recipe.strategy
+        inner = Inner(self._recipes[name].make(setup), (len(self._inners),))
+        self._ways[inner.path] = name
         self._inners.append(inner)
-        if name == "decompose":
-            self._plan = inner
         return inner
 
     def _candidates_left(self) -> int:
@@ -275,7 +274,7 @@ class Auto(Outer):
 
     def _taken_by(self, inner: Inner) -> int:
         """The candidates that a search has taken; those of steps by what they took."""
-        if self.setup.strict or inner is not self._plan:
+        if self.setup.strict or self._ways[inner.path] != "decompose":
             return inner.candidates
         return round(inner.cost.completion_tokens / self._likely)
 
