@@ -209,8 +209,8 @@ class Auto(Outer):
         if best is None:
             return None, "Nothing more can be afforded.", figures
         if figures[best] <= 0.0:
-            return None, f"The samples {_SAID[situation]}, and nothing is worth its price.", figures
-        return best, f"The samples {_SAID[situation]}, so to {best} promises most.", figures
+            return None, f"The answers {_SAID[situation]}, and nothing is worth its price.", figures
+        return best, f"The answers {_SAID[situation]}, so to {best} promises most.", figures
 
     def _seen_gain(self, remaining: int) -> float:
         """What one more sample is expected to gain, by the votes there are."""
@@ -315,7 +315,7 @@ _SAID: Mapping[Situation, str] = {
     "lean": "lean to one answer",
     "split": "are split",
     "lost": "are lost: no two agree, or none scores well",
-    "silent": "give no answer to vote on",
+    "silent": "can't be voted on",
 }
 
 
