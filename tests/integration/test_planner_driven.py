@@ -8,29 +8,19 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from planner.domain import Budget, Message, Query, Sampling, Stopped, Writer
+from planner.domain import Budget, Stopped, Writer
 from planner.effort import Options
 from planner.errors import WorkersUnavailable
 from services.driver import Manner
 from services.trace import Event, Kind
+from tests.integration import compound
+from tests.integration.compound import QUERY, QUESTION, STEPS
 from tests.integration.reasoning_bench import PRICES, Bench, told
 from workers.fake import FakePool, Fault, Messages, Script
 from workers.messages import Generate, Prompt
 
-QUESTION = "Anna has 3 pens and buys 4. Ben has 5 pens and buys 6. How many have both?"
-QUERY = Query((Message("user", QUESTION),), Sampling(max_tokens=400), seed=3)
-STEPS = [
-    {"id": "a", "question": "Anna has 3 pens and buys 4. How many has Anna?", "needs": []},
-    {"id": "b", "question": "Ben has 5 pens and buys 6. How many has Ben?", "needs": []},
-    {"id": "c", "question": "Anna has $a and Ben $b. How many have both?", "needs": ["a", "b"]},
-]
 SMALLER = "Anna has 7 and Ben has 11. How many have both?"
-ANSWERS = {
-    "How many has Anna?": 7,
-    "How many has Ben?": 11,
-    "Anna has 7 and Ben 11.": 18,
-    SMALLER: 18,
-}
+ANSWERS = {**compound.ANSWERS, SMALLER: 18}
 PLAN = Options(strategy="plan", budget=Budget(candidates=24))
 
 

@@ -11,22 +11,14 @@ from secrets import token_hex
 import pytest
 from redis.asyncio import Redis
 
-from planner.domain import Budget, Message, Query, Sampling, Stopped
+from planner.domain import Budget, Sampling, Stopped
 from planner.effort import Options
 from services.driver import Manner
 from services.trace import Event, Kind
+from tests.integration.compound import ANSWERS, QUERY, QUESTION, STEPS
 from tests.integration.reasoning_bench import PRICES, Bench
 from workers.fake import FakePool, Fault, Script
 from workers.messages import Generate, GenerationEvent
-
-QUESTION = "Anna has 3 pens and buys 4. Ben has 5 pens and buys 6. How many have both?"
-QUERY = Query((Message("user", QUESTION),), Sampling(max_tokens=400), seed=3)
-STEPS = [
-    {"id": "a", "question": "Anna has 3 pens and buys 4. How many has Anna?", "needs": []},
-    {"id": "b", "question": "Ben has 5 pens and buys 6. How many has Ben?", "needs": []},
-    {"id": "c", "question": "Anna has $a and Ben $b. How many have both?", "needs": ["a", "b"]},
-]
-ANSWERS = {"How many has Anna?": 7, "How many has Ben?": 11, "Anna has 7 and Ben 11.": 18}
 
 
 def solve(call: Generate) -> Script:
