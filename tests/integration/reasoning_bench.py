@@ -74,7 +74,8 @@ def finished(events: list[Event]) -> list[dict[str, Any]]:
 def of_length(mean: int, spread: float) -> Callable[[Generate], Script]:
     """Candidates of about so many tokens, a tenth of a millisecond each, that all agree.
 
-    A continued candidate goes on where it was: what it comes to hangs on its prompt alone.
+    A continued candidate goes on where it was: what it comes to hangs on its prompt alone. One that
+    was whole makes a token more, as an engine counts at least the one that ends it.
     """
 
     def script(call: Generate) -> Script:
@@ -87,7 +88,7 @@ def of_length(mean: int, spread: float) -> Callable[[Generate], Script]:
             whole = max(20, round(chance.gauss(mean, spread * mean)))
             made = b""  # nothing yet, or the attempts that a prompt shows
         text = f"{whole} ".ljust(whole - 7, ".") + "\n#### 7"
-        rest = text[len(made) :]
+        rest = text[len(made) :] or "."
         return Script(rest, seconds=len(rest) * 1e-4)
 
     return script
