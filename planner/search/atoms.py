@@ -14,9 +14,10 @@ from dataclasses import replace
 from planner.decompose.plan import Plan, Step, faithfulness, known_question
 from planner.domain import Candidate, Result
 from planner.prompts import asked, contract_messages, conversation
+from planner.search.attempt import Attempt
 from planner.search.base import Setup
 from planner.search.inner import Recipe
-from planner.search.plan import Attempt, PlanSearch
+from planner.search.plan import PlanSearch
 
 CONTRACTIONS = 3
 """How often a question is made smaller at most."""
@@ -46,7 +47,7 @@ class Atoms(PlanSearch):
             facts = [(a.question, a.answer) for a in attempt.answered.values() if a.answer]
             *before, last = self._asking.messages
             known = replace(last, content=known_question(last.content, facts))
-            self._write(asked(contract_messages(conversation([*before, known]))), 0.0)
+            self._drafting.write(asked(contract_messages(conversation([*before, known]))), 0.0)
         return []
 
     def _tell_draft(self, result: Result) -> None:
@@ -73,7 +74,7 @@ class Atoms(PlanSearch):
             )
             return
         attempt.failed = True
-        self._plans = []
+        self._drafting.plans = []
         *before, last = self._asking.messages
         self._asking = replace(self._asking, messages=(*before, replace(last, content=text)))
         if self._contracted < CONTRACTIONS:

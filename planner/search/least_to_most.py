@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from planner.decompose.plan import Plan, Step
 from planner.domain import Message
-from planner.search.plan import Attempt, PlanSearch
+from planner.search.attempt import Attempt
+from planner.search.plan import PlanSearch
 
 
 class LeastToMost(PlanSearch):

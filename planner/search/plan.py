@@ -11,17 +11,15 @@ time or budget is nearly up, what steps have found is put to the question in one
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
-from planner.decompose.plan import SCHEMA, Plan, Step, faithfulness, known_question, read_plan
+from planner.decompose.plan import Plan, Step, known_question
 from planner.decompose.shares import divide, weight
 from planner.domain import (
     Candidate,
-    Expand,
     Finish,
     Message,
     News,
@@ -34,96 +32,21 @@ from planner.domain import (
     Task,
     derive_seed,
 )
-from planner.prompts import asked, conversation, plan_messages
+from planner.prompts import conversation
+from planner.search.attempt import Answered, Attempt
 from planner.search.base import Setup
+from planner.search.drafting import Drafting
 from planner.search.inner import Inner, Outer, Recipe, first_in_turn
 
-DRAFTS = 8
-"""Plans that are written at most."""
-FIRST_DRAFTS = 2
-"""Where a plan is only tried, so many are written first, and more if these show promise."""
-FAITHFUL = 0.8
-"""A plan that is less faithful to its question than this is no plan of it."""
-PROMISING = 0.6
-DRAFTING = 0.5
-"""The part of the tokens that plans may take: no search makes good what a wrong plan asks."""
-PLAN_TOKENS = 1024
-_PLAN_LENGTH = 1.6
-"""Where no plan was seen yet, one is likely to be so many times as long as the question."""
 _FAIR = 4
 """The samples that each step of a plan should have before there is another plan."""
-_PLAN_TEMPERATURE = 0.5
 ATTEMPTS = 3
 """Plans that are followed at most: the best, and while it is unsure, the next."""
 UNSURE = 0.5
 """A step or a plan with less confidence than this is unsure."""
 
-_DRAFTS = "drafts"
-"""The share that pays for what is written of plans."""
 _DRAFT, _WHOLE, _PLANS = 0, 1, 2
 """The first branch of a node: a plan's text, the question as it is, or the first plan followed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a step came to: the candidates of its outcome, best first, each with its answer."""
-
-    step: Step
-    question: str
-    outcome: Outcome
-    ranked: tuple[Candidate, ...]
-
-    @property
-    def answer(self) -> str | None:
-        return self.outcome.answer
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One plan being followed. `branch` is the node that it lies under."""
-
-    plan: Plan
-    branch: int
-    worth: float
-    """How faithful the plan is to the question, in [0, 1]."""
-    running: dict[str, Inner] = field(default_factory=dict)
-    begun: dict[str, Inner] = field(default_factory=dict)
-    """Those of its steps that run, and all that ever did."""
-    asked: dict[str, str] = field(default_factory=dict)
-    """The question of each step that was begun, with the answers put in."""
-    allotted: dict[str, int] = field(default_factory=dict)
-    """The candidates that each of them may take."""
-    answered: dict[str, Answered] = field(default_factory=dict)
-    failed: bool = False
-
-    @property
-    def answers(self) -> dict[str, str]:
-        """The answers there are, by step."""
-        return {name: one.answer for name, one in self.answered.items() if one.answer is not None}
-
-    @property
-    def taken(self) -> int:
-        """The candidates that its steps have taken, those that run with all they may take."""
-        return sum(
-            max(inner.candidates, self.allotted[name] if name in self.running else 0)
-            for name, inner in self.begun.items()
-        )
-
-    @property
-    def last(self) -> Answered | None:
-        """What the last step came to, where it has an answer."""
-        found = self.answered.get(self.plan.last.id)
-        return found if found is not None and found.answer is not None else None
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has come to an answer, or a step of it to none."""
-        return self.failed or self.last is not None
-
-    @property
-    def confidence(self) -> float:
-        """How likely all its steps are right, as far as they have come."""
-        return prod(one.outcome.confidence for one in self.answered.values())
 
 
 class PlanSearch(Outer):
@@ -133,21 +56,12 @@ class PlanSearch(Outer):
         super().__init__(setup)
         self._inner = inner
         self._logprobs = inner.make(replace(setup, candidates=1)).needs_logprobs
-        self._asides = 0
-        """How many plans, and other things that are no answers, were asked for."""
-        self._drafts: dict[str, Expand] = {}
-        """Plans that are being written."""
-        self._more_drafts = 0
-        """How many more will be, if those show promise."""
-        self._written: list[Candidate] = []
-        self._plans: list[tuple[float, Plan]] = []
-        """Plans that can be followed, the best first."""
+        self._drafting = Drafting(setup, _DRAFT)
         self._attempts: list[Attempt] = []
         self._whole: list[Inner] = []
         """Searches of the question as it is: beside the plan, after it, or in its place."""
         self._dropped: set[int] = set()
         """Of the searches inside, by their place, those that nothing is wanted of any more."""
-        self._waiting: deque[Expand] = deque()
         self._notes: list[str] = []
         self._asking = setup.query
         """What is planned and asked: the query, or what a strategy has made of it since."""
@@ -165,15 +79,11 @@ class PlanSearch(Outer):
     def ask(self, room: int) -> Sequence[Task]:
         if self._over:
             return []
-        tasks: list[Task] = []
-        while self._waiting and len(tasks) < room:
-            draft = self._waiting.popleft()
-            self._drafts[draft.id] = draft
-            tasks.append(draft)
+        tasks = self._drafting.ask(room)
         return [*tasks, *first_in_turn(self._live(), room - len(tasks))]
 
     def tell(self, task: Task, result: Result) -> None:
-        if self._drafts.pop(task.id, None) is not None:
+        if self._drafting.took(task):
             self._spent += result.cost.completion_tokens
             self._tell_draft(result)
         elif self._tell_inner(task, result) is None:
@@ -183,8 +93,8 @@ class PlanSearch(Outer):
     def surplus(self) -> Sequence[Task]:
         if self._over:
             everything = [task for one in self._inners for task in one.all_in_flight()]
-            return [*self._drafts.values(), *everything]
-        unwanted: list[Task] = list(self._drafts.values()) if self._hurried else []
+            return [*self._drafting.in_flight(), *everything]
+        unwanted = self._drafting.in_flight() if self._hurried else []
         for place, one in enumerate(self._inners):
             unwanted += one.all_in_flight() if place in self._dropped else one.surplus()
         return unwanted
@@ -209,10 +119,7 @@ class PlanSearch(Outer):
     def shares(self) -> Mapping[str, Share]:
         if self._over:
             return {}
-        shares = dict(self._shares)
-        if self._drafts or self._waiting:
-            tokens = None if self.setup.tokens is None else int(DRAFTING * self.setup.tokens)
-            shares[_DRAFTS] = Share(tokens, 0, DRAFTING)
+        shares = {**self._shares, **self._drafting.shares()}
         for one in self._whole:
             if not one.search.done:
                 shares.update(one.shares())
@@ -222,7 +129,7 @@ class PlanSearch(Outer):
         if self._over or self._hurried:
             return
         self._hurried = True
-        self._waiting.clear()
+        self._drafting.stop()
         for attempt in self._attempts:
             self._drop(attempt)
         if self._planned() is not None:
@@ -239,92 +146,26 @@ class PlanSearch(Outer):
     @property
     def _fallback(self) -> bool:
         """Whether the question is searched as it is, in the place of a plan."""
-        return not self._plans and not self._drafts and not self._waiting and bool(self._whole)
+        drafting = self._drafting
+        return not drafting.plans and not drafting.pending and bool(self._whole)
 
     def _plan(self) -> None:
         """Have plans written, if they can be afforded."""
-        count = self._drafts_wanted()
-        if count == 0:
+        if not self._drafting.begin(conversation(self._asking.messages)):
             self._do_without("The budget is too small for a plan.")
-            return
-        if self.setup.timed and not self._whole:
+        elif self.setup.timed and not self._whole:
             # Whatever becomes of the plan, there is an answer to give when time is up.
             self._begin_whole(self._asking, 1)
-        first = min(count, FIRST_DRAFTS) if self.setup.trial else count
-        self._more_drafts = count - first
-        self._draft(first)
-
-    def _draft(self, count: int) -> None:
-        messages = asked(plan_messages(conversation(self._asking.messages)))
-        for _ in range(count):
-            self._write(messages, _PLAN_TEMPERATURE, schema=SCHEMA)
-
-    def _write(
-        self, messages: tuple[Message, ...], temperature: float, schema: str | None = None
-    ) -> None:
-        """Have the planner write something that is no answer: a plan, say."""
-        length = PLAN_TOKENS
-        if self.setup.context is not None:
-            length = max(1, min(length, self.setup.context // 2))
-        self._waiting.append(
-            Expand(
-                (_DRAFT, self._asides),
-                messages=messages,
-                counts=False,
-                max_tokens=length,
-                temperature=temperature,
-                schema=schema,
-                share=_DRAFTS,
-                writer="planner",
-            )
-        )
-        self._asides += 1
-
-    def _drafts_wanted(self) -> int:
-        """How many plans to write: as many as a part of the budget pays for."""
-        setup = self.setup
-        if setup.candidates < 3:
-            return 0
-        wanted = max(1, min(DRAFTS, setup.candidates // 2))
-        if setup.tokens is None:
-            return wanted
-        likely = setup.draft or max(1, round(_PLAN_LENGTH * (setup.prompt or setup.likely or 1)))
-        if setup.tokens < likely + 2 * (setup.likely or 1):
-            return 0
-        return max(1, min(wanted, int(DRAFTING * setup.tokens / likely)))
 
     def _tell_draft(self, result: Result) -> None:
-        made = result.candidate
-        if made is not None and result.status == "done":
-            self._written.append(made)
-        if not (self._drafts or self._waiting or self._hurried):
-            self._choose_plan()
-
-    def _choose_plan(self) -> None:
-        """Once all plans are there, follow the best, or search the question as it is."""
-        question = self._question()
-        read = [(draft, read_plan(draft.text, question)) for draft in self._written]
-        found = {
-            plan.steps: (faithfulness(plan, question), draft.path, plan)
-            for draft, plan in sorted(read, key=lambda one: one[0].path, reverse=True)
-            if plan is not None and self._usable(plan)
-        }
-        ranked = sorted(found.values(), key=lambda one: (-one[0], one[1]))
-        best = ranked[0][0] if ranked else 0.0
-        if self._more_drafts and best >= PROMISING:
-            more, self._more_drafts = self._more_drafts, 0
-            self._draft(more)
+        self._drafting.add(result)
+        if self._drafting.pending or self._hurried:
             return
-        count, self._written = len(self._written), []
-        self._plans = [(worth, plan) for worth, _, plan in ranked if worth >= FAITHFUL]
-        if self._plans:
+        self._drafting.judge(self._question(), self._candidates_left())
+        if self._drafting.plans:
             self._attempt()
-        elif ranked:
-            kept = f"the best keeps {best:.0%} of what the question says"
-            self._do_without(f"None of {count} plans is one of the question: {kept}.")
-        else:
-            followed = f"None of {count} plans could be followed."
-            self._do_without(followed if count else "No plan could be written.")
+        elif not self._drafting.pending:
+            self._do_without(self._drafting.note)
 
     def _do_without(self, note: str) -> None:
         """There is no plan: search the question as it is, or leave that to who only tries plans.
@@ -337,23 +178,19 @@ class PlanSearch(Outer):
         self._tell("planned", path=[_WHOLE], steps=[], notes=[note])
         self._over = True
 
-    def _usable(self, plan: Plan) -> bool:
-        """Whether a plan splits the question at all, and into no more than there is for."""
-        return 2 <= len(plan.steps) <= self._candidates_left()
-
     def _question(self) -> str:
         """What the last message asks."""
         return self._asking.messages[-1].content if self._asking.messages else ""
 
     def _attempt(self) -> None:
         """Follow the next best plan."""
-        worth, plan = self._plans.pop(0)
+        worth, plan = self._drafting.plans.pop(0)
         plan = self._shaped(plan)
         attempt = Attempt(plan, _PLANS + len(self._attempts), worth)
         self._attempts.append(attempt)
         notes = [f"{worth:.0%} of the question's numbers and names are in it.", *plan.notes]
-        if self._plans:
-            notes.append(f"The best of {len(self._plans) + 1} that could be followed.")
+        if others := len(self._drafting.plans):
+            notes.append(f"The best of {others + 1} that could be followed.")
         self._tell("planned", path=[attempt.branch], steps=self._described(attempt), notes=notes)
 
     def _described(self, attempt: Attempt) -> list[dict[str, Any]]:
@@ -393,7 +230,7 @@ class PlanSearch(Outer):
 
     def _nothing_more(self) -> bool:
         """Whether there is neither a plan to come nor a search of the whole question."""
-        if (self._drafts or self._waiting) and not self._hurried:
+        if self._drafting.pending and not self._hurried:
             return False
         return not self._live()
 
@@ -460,7 +297,7 @@ class PlanSearch(Outer):
         """Have a step go on that came out unsure, if it can and there is more to be had."""
         outcome = inner.search.best()
         left = self._candidates_left() // self._to_follow(attempt)
-        spare = left - self._unbegun(attempt)
+        spare = left - attempt.unbegun
         more = min(spare, attempt.allotted[name])
         if outcome.confidence >= UNSURE or more < 1:
             return False
@@ -498,9 +335,10 @@ class PlanSearch(Outer):
 
     def _another_affordable(self, attempt: Attempt) -> bool:
         """Whether there is another plan, and as much left for it as this one took."""
-        if not self._plans or len(self._attempts) >= ATTEMPTS:
+        plans = self._drafting.plans
+        if not plans or len(self._attempts) >= ATTEMPTS:
             return False
-        if len(self._plans[0][1].steps) > self._candidates_left():
+        if len(plans[0][1].steps) > self._candidates_left():
             return False
         taken = sum(
             one.cost.completion_tokens
@@ -569,9 +407,6 @@ class PlanSearch(Outer):
         taken += sum(max(one.search.setup.candidates, one.candidates) for one in self._whole)
         return self.setup.candidates - taken - (1 if kept else 0)
 
-    def _unbegun(self, attempt: Attempt) -> int:
-        return sum(step.id not in attempt.asked for step in attempt.plan.steps)
-
     def _weights(self, attempt: Attempt) -> dict[str, float]:
         """Of all steps that haven't ended, how much of what is left each should have."""
         weights = {}
@@ -593,7 +428,7 @@ class PlanSearch(Outer):
 
     def _to_follow(self, attempt: Attempt) -> int:
         """How many plans what is left is for: this one, and those that may be followed after."""
-        more = max(0, min(ATTEMPTS - len(self._attempts), len(self._plans)))
+        more = max(0, min(ATTEMPTS - len(self._attempts), len(self._drafting.plans)))
         left = self._tokens_left()
         if left is not None:
             steps = (step for step in attempt.plan.steps if step.id not in attempt.answered)
@@ -648,25 +483,17 @@ class PlanSearch(Outer):
         # Plans that agree are so many reasons to believe it.
         reasons: dict[str, float] = {}
         for one in ended:
-            reasons[_answer(one)] = reasons.get(_answer(one), 0.0) + one.worth * one.confidence
-        first = max(ended, key=lambda one: (reasons[_answer(one)], -one.branch))
+            reasons[one.answer] = reasons.get(one.answer, 0.0) + one.worth * one.confidence
+        first = max(ended, key=lambda one: (reasons[one.answer], -one.branch))
         last = first.last
         if last is None:
             return None
-        same = [one for one in ended if _answer(one) == _answer(first)]
+        same = [one for one in ended if one.answer == first.answer]
         doubt = prod(1.0 - one.worth * one.confidence for one in same)
-        told = self._told(first)
+        told = first.before_last
         ranked = tuple(_joined(told, candidate) for candidate in last.ranked)
         confidence = (1.0 - doubt) * len(same) / len(ended)
         return replace(last.outcome, ranked=ranked, confidence=confidence)
-
-    def _told(self, attempt: Attempt) -> list[Answered]:
-        """What came before the last step, in the order of the plan."""
-        return [
-            attempt.answered[step.id]
-            for step in attempt.plan.steps[:-1]
-            if step.id in attempt.answered
-        ]
 
     def _unplanned(self) -> Outcome | None:
         """The outcome of the question as it is, of the latest search of it with an answer."""
@@ -683,7 +510,7 @@ class PlanSearch(Outer):
         """As far as the latest plan has come, or the one before."""
         selector = self.setup.selector.name
         for attempt in reversed(self._attempts):
-            told = [one for one in self._told(attempt) if one.ranked]
+            told = [one for one in attempt.before_last if one.ranked]
             under = [one for one in self._inners if one.path[0] == attempt.branch]
             here = [ranked[0] for one in reversed(under) if (ranked := one.ranked())]
             if not here:
@@ -724,11 +551,6 @@ class PlanSearch(Outer):
             share=None if share is None else share.completion_tokens,
             **ended,
         )
-
-
-def _answer(attempt: Attempt) -> str:
-    """What a plan came to; nothing where it came to no answer."""
-    return (attempt.last.answer or "") if attempt.last is not None else ""
 
 
 def _joined(before: Sequence[Answered], last: Candidate) -> Candidate:

@@ -31,9 +31,10 @@ from planner.decompose.plan import Plan, Step
 from planner.domain import Budget, Message, Query, Sampling
 from planner.effort import Options
 from planner.search import NESTING
+from planner.search.attempt import Attempt
 from planner.search.base import Setup
 from planner.search.inner import Recipe
-from planner.search.plan import Attempt, PlanSearch
+from planner.search.plan import PlanSearch
 from services.budget import RedisLedger, connect
 from services.driver import Manner
 from services.reasoning import Reasoner
@@ -55,8 +56,8 @@ class Given(PlanSearch):
 
     def __init__(self, setup: Setup, inner: Recipe) -> None:
         super().__init__(setup, inner)
-        self._waiting.clear()
-        self._plans = [(1.0, PLANS[setup.query.messages[-1].content])]
+        self._drafting.stop()
+        self._drafting.plans = [(1.0, PLANS[setup.query.messages[-1].content])]
         self._attempt()
         self._go_on()
 

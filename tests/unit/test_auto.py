@@ -25,7 +25,7 @@ from planner.domain import (
 )
 from planner.outlook import Lesson, Outlook
 from planner.search import Search, Setup, search
-from planner.search.plan import FIRST_DRAFTS
+from planner.search.drafting import FIRST_DRAFTS
 from planner.selection import selector
 from planner.stopping import parse
 

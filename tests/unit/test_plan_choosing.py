@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from planner.domain import Candidate, Cost, Expand, Finish, Message, Query, Result
 from planner.search import Search, Setup, search
-from planner.search.plan import DRAFTS, FIRST_DRAFTS
+from planner.search.drafting import DRAFTS, FIRST_DRAFTS
 from planner.selection import selector
 from planner.stopping import parse
 
