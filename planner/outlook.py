@@ -17,8 +17,8 @@ Action: TypeAlias = Literal["widen", "tree", "decompose", "judge"]
 Situation: TypeAlias = Literal["agree", "lean", "split", "lost", "silent"]
 """What a few samples have shown.
 
-They `agree`, they `lean` to one answer, they are `split` though some of them score well, they are
-`lost`, as none scores well or no two of several agree, or they are `silent`: they give no answer to
+They `agree` and score well, most `lean` to one answer, they are `split` between some, they are
+`lost`, as no two agree, or what most say scores badly, or they are `silent`: they give no answer to
 vote on.
 """
 

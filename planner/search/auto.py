@@ -2,10 +2,11 @@
 
 Two samples that agree, and score well, are enough. Else it looks at what there is to gain: more
 samples where they lean to one answer, a tree where scores tell good from bad, a plan where the
-samples are lost in the question, a judge where there are no answers to vote on. What is gained is
-estimated from what this request has seen and from what past ones have (`planner.outlook`), and
-weighed against the tokens it may take; it stops where nothing is worth its price. That compute
-should go where it helps is Snell et al.'s (arXiv 2408.03314) and Damani et al.'s (2410.04707).
+samples are lost in the question (two drafts tell whether it can be taken apart), a judge where
+there are no answers to vote on. What is gained is estimated from what this request has seen and
+from what past ones have (`planner.outlook`), and weighed against the tokens it may take; it stops
+where nothing is worth its price. That compute should go where it helps is Snell et al.'s (arXiv
+2408.03314) and Damani et al.'s (2410.04707).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from planner.stopping.marginal import gain_a_candidate
 
 PROBES = 2
 """The samples it begins with."""
-GOOD = 0.6
+GOOD = 0.9
 """A score from which on a candidate scores well."""
 _TELLING = 0.3
 """Scores that differ by so much tell good from bad."""
@@ -177,11 +178,9 @@ class Auto(Outer):
         well = first.score is None or first.score / max(1, first.count) >= GOOD
         if first.count == cast and cast >= PROBES and well and not outcome.silent:
             return "agree" if first.score is not None or cast > PROBES else "lean"
-        if 2 * first.count > cast > 1:
-            return "lean"
-        if first.count == 1 and cast >= 2 * PROBES:
+        if not well or first.count == 1:
             return "lost"
-        return "split" if well and first.score is not None else "lost"
+        return "lean" if 2 * first.count > cast else "split"
 
     def _choice(
         self, situation: Situation, outcome: Outcome
@@ -314,7 +313,7 @@ _SAID: Mapping[Situation, str] = {
     "agree": "agree",
     "lean": "lean to one answer",
     "split": "are split",
-    "lost": "are lost: no two agree, or none scores well",
+    "lost": "are lost: no two agree, or they score badly",
     "silent": "can't be voted on",
 }
 
