@@ -108,8 +108,9 @@ class Auto(Outer):
     def stopped(self) -> Stopped | None:
         if not self._over:
             return None
-        last = self._inners[-1].search.stopped
-        return Stopped.COMPLETE if last is None else last
+        # The samples may have gone on after whatever was tried last.
+        ends = (self._samples.search.stopped, self._inners[-1].search.stopped)
+        return Stopped.CONFIDENT if ends[0] is Stopped.CONFIDENT else ends[1] or Stopped.COMPLETE
 
     def best(self) -> Outcome:
         found = self._found()
