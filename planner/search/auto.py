@@ -108,9 +108,9 @@ class Auto(Outer):
     def stopped(self) -> Stopped | None:
         if not self._over:
             return None
-        # The samples may have gone on after whatever was tried last.
-        ends = (self._samples.search.stopped, self._inners[-1].search.stopped)
-        return Stopped.CONFIDENT if ends[0] is Stopped.CONFIDENT else ends[1] or Stopped.COMPLETE
+        if self._samples.search.stopped is Stopped.CONFIDENT:
+            return Stopped.CONFIDENT  # they may have gone on after what was tried last
+        return self._inners[-1].search.stopped or Stopped.COMPLETE
 
     def best(self) -> Outcome:
         found = self._found()
@@ -130,11 +130,9 @@ class Auto(Outer):
 
     def _weighed(self, inner: Inner, outcome: Outcome) -> Outcome:
         """The outcome with the confidence that such outcomes deserve: strategies differ in it."""
-        strategy, selector = (
-            self._recipes[self._ways[inner.path]].strategy,
-            self.setup.selector.name,
-        )
-        return replace(outcome, confidence=self.setup.outlook.belief(strategy, selector, outcome))
+        strategy = self._recipes[self._ways[inner.path]].strategy
+        belief = self.setup.outlook.belief(strategy, self.setup.selector.name, outcome)
+        return replace(outcome, confidence=belief)
 
     def hurry(self) -> None:
         self._hurried = True
