@@ -21,6 +21,7 @@ from planner.domain import (
     News,
     Query,
     Result,
+    Stopped,
     Task,
 )
 from planner.outlook import Lesson, Outlook
@@ -109,6 +110,15 @@ def test_two_that_agree_but_score_badly_are_not(score: float) -> None:
     assert under.progress()[0] > 2
 
 
+def test_it_ends_as_its_samples_did_where_they_went_on_last() -> None:
+    """The plan that was tried in between came to nothing; they satisfied the rule."""
+    answers = iter(["1", "2", *["1"] * 40])
+    under = auto(query=replace(QUERY, messages=(Message("user", "What is 17 of 23 of 512?"),)))
+    decided = run(under, lambda _: (f"#### {next(answers)}", 0.95))
+    assert decided[:3] == ["probe", "decompose", "widen"]
+    assert under.stopped is Stopped.CONFIDENT
+
+
 def test_samples_that_lean_are_widened_until_the_rule_is_satisfied() -> None:
     answers = iter(["1", "2", *["1"] * 40])
     under = auto(outlook=NO_PLANS)
@@ -118,13 +128,14 @@ def test_samples_that_lean_are_widened_until_the_rule_is_satisfied() -> None:
     assert under.progress()[0] < 32
 
 
-def test_lost_samples_lead_to_a_plan() -> None:
-    """No two agree and none scores well: the question is taken apart."""
+@pytest.mark.parametrize("score", [0.5, 0.95])
+def test_lost_samples_lead_to_a_plan(score: float) -> None:
+    """No two agree, however well they score: the question is taken apart."""
 
     def answer(task: Expand) -> tuple[str, float]:
         return ("#### 5", 0.3) if task.messages else lost(task)
 
-    lost = differing(0.5)
+    lost = differing(score)
     under = auto()
     decided = run(under, answer)
     assert decided[:2] == ["probe", "decompose"]
