@@ -51,6 +51,13 @@ class Lengths:
         if self.mean is not None and tokens > self.mean:
             self.saw(tokens)
 
+    def missed(self, tokens: int) -> None:
+        """Learn from one that was cut short in a search of which nothing came to an end: whoever
+        asks the like next had better begin with fewer that may be twice as long.
+        """
+        if self.mean is not None:
+            self.mean = max(self.mean, 2 * tokens)
+
     def ample(self, max_tokens: int) -> int:
         """What nearly all of them take: half as much again as is likely, or twice the spread."""
         likely = self.likely(max_tokens)
@@ -106,6 +113,26 @@ class Growths:
             Lengths(self.whole.mean, fade, self.whole.spread),
             Lengths(self.step.mean, fade, self.step.spread),
         )
+
+
+@dataclass(slots=True)
+class Experience:
+    """What all requests have shown, apart for those whose prompts are of unlike length.
+
+    What was seen of short questions says little of what a long one takes: of a prompt of a size,
+    within a factor of two, that wasn't seen yet, nothing is believed.
+    """
+
+    bound: Lengths = field(default_factory=Lengths)
+    pace: Pace = field(default_factory=Pace)
+    _by_size: dict[int, Growths] = field(default_factory=dict)
+
+    def of(self, prompt_tokens: int) -> Growths:
+        """What is known of answers to prompts about as long, to be read and added to."""
+        size = prompt_tokens.bit_length()
+        if size not in self._by_size:
+            self._by_size[size] = Growths(bound=self.bound, pace=self.pace)
+        return self._by_size[size]
 
 
 def affordable(left: Budget, prices: Prices, calls: int, prompt_tokens: int) -> int:

@@ -107,7 +107,7 @@ class Driver:
         recall: Callable[[Task], Result | None] = lambda _: None,
         first_op: int = 0,
     ) -> None:
-        """`deadline` is on the event loop's clock; `lengths` are those of all requests.
+        """`deadline` is on the event loop's clock; `lengths` are those of all requests alike.
 
         `pending` are tasks that the search has asked for already. `recall` says what is known of a
         task beforehand: how it ended, if that is "done", or else what was made of it until now.
@@ -187,6 +187,8 @@ class Driver:
                     # What the search was told just now may have given it more to ask for.
                     self._inbox.put_nowait(None)
                 elif self._stuck():
+                    for flight in self._unstarted.values():
+                        self._learn_cut(flight)
                     self.stop(Stopped.BUDGET)
                 if not self._ended():
                     await self._hear(self._deadline if self._hurried else self._last_call())
@@ -540,7 +542,10 @@ class Driver:
         """Take in how long a candidate was when the budget ended it."""
         task = flight.task
         if task.counts and not task.append and task.messages is None and task.share is None:
-            self._all_lengths.whole.outgrew(len(flight.before) + len(flight.token_ids))
+            finished, _ = self._search.progress()
+            whole = self._all_lengths.whole
+            learn = whole.outgrew if finished else whole.missed
+            learn(len(flight.before) + len(flight.token_ids))
 
     # Grading
 

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from planner.domain import Budget, Cost, Outcome, Query, Result, Stopped, Task
 from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable, LongthinkError, UnknownBudget
-from planner.funding import Growths
+from planner.funding import Experience
 from planner.ports import Account, Ledger
 from planner.search import AUTO, Search, begin, split
 from services.calibration import Calibrations
@@ -133,7 +133,7 @@ class Reasoner:
         self._default_effort = default_effort
         self._outlooks = outlooks
         self._calibrations = calibrations or Calibrations(model="")
-        self._lengths = Growths()
+        self._seen = Experience()
         self._runs: dict[asyncio.Task[None], Run] = {}
 
     async def start(
@@ -161,13 +161,14 @@ class Reasoner:
         prompt = await self._prepare(query, due)
         prompt_tokens, context = len(prompt.token_ids), prompt.context_left
         longest = min(query.sampling.max_tokens or context, context)
+        whole = self._seen.of(prompt_tokens).whole
         known: dict[str, Any] = {
             "grades": self._pool.grades,
             "verifies": self._pool.verifies,
             "context": context,
             "tokens": effort.budget.completion_tokens,
-            "likely": self._lengths.whole.likely(longest),
-            "long": self._lengths.whole.long(longest),
+            "likely": whole.likely(longest),
+            "long": whole.long(longest),
             "spent": before.spent.completion_tokens if before else 0,
             "prompt": prompt_tokens,
             "draft": self._draft(context),
@@ -306,7 +307,7 @@ class Reasoner:
             purses=Purses(self._ledger, trace.id, course.account, journal),
             trace=trace,
             manner=self._manner,
-            lengths=self._lengths,
+            lengths=self._seen.of(len(course.prompt.token_ids)),
             deadline=course.due,
             stream_tokens=stream_tokens,
             pending=course.pending,
@@ -358,7 +359,7 @@ class Reasoner:
 
     def _draft(self, context: int) -> int | None:
         """How long a plan is likely to be, once there was one."""
-        seen = self._lengths.bound
+        seen = self._seen.bound
         return None if seen.mean is None else seen.likely(context)
 
     async def _outlook(self, effort: Effort) -> dict[str, Any] | None:

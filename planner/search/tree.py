@@ -26,7 +26,8 @@ _MARGIN = 4 / 3
 """A candidate is taken to be so much longer than is likely."""
 
 _LINGERING = 0.1
-"""One that is longer than that already is taken to go on for such a share of its length."""
+"""One that is longer than that already is taken to go on for such a share of its length, and once
+it is far longer, for as much as it was longer: what was expected said nothing of this question."""
 
 
 class Tree(Gathering):
@@ -74,7 +75,7 @@ class Tree(Gathering):
         if setup.tokens is None or setup.likely is None:
             return maxsize
         whole = max(_MARGIN * setup.likely, setup.long or 0)
-        rest = max(whole - depth, _LINGERING * depth, 1.0)
+        rest = max(whole - depth, _LINGERING * depth, depth - whole, 1.0)
         ends = (setup.tokens - self._spent) / rest
         # A plan may be half a candidate too wide: there is time to narrow it.
         return max(1, int(ends) if depth else round(ends))

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from planner.domain import Budget, Expand, Sampling, Stopped, Task
+from planner.domain import Budget, Expand, Message, Sampling, Stopped, Task
 from planner.effort import Options
 from planner.errors import LedgerUnavailable
 from planner.search import NESTING, STRATEGIES, Setup, search
@@ -152,6 +152,58 @@ async def test_short_questions_before_a_long_one_do_not_starve_it(redis_client: 
     reply, events = await bench.ask(options, replace(QUERY, seed=9))
     assert len(finished(events)) >= 12
     assert reply.spent.completion_tokens <= 16 * 120
+
+
+TREES = ("beam", "rebase", "particles", "dvts")
+
+
+def in_steps(call: Generate) -> Script:
+    """Steps of twelve tokens and an answer after the tenth; a short question's comes at once."""
+    made = bytes(call.prompt_ids).decode().rpartition("How many?\n")
+    if not made[1]:
+        return Script("#### 7")
+    steps = made[2].count("\n")
+    return Script("".join(f"step {it:06}\n" for it in range(steps, 10)) + "#### 7")
+
+
+@pytest.mark.parametrize("strategy", TREES)
+async def test_short_questions_do_not_make_a_tree_too_wide_for_a_long_one(
+    redis_client: Redis, strategy: str
+) -> None:
+    """What short prompts' answers took isn't believed of a long prompt: it comes to an answer."""
+    bench = Bench(redis_client, FakePool(in_steps))
+    for _ in range(12):
+        await bench.ask(wide(4), replace(QUERY, messages=(Message("user", "2+2?"),)))
+    asked = f"{'It is a long story. ' * 20}How many?"
+    query = replace(QUERY, messages=(Message("user", asked),))
+    options = replace(
+        wide(strategy=strategy), budget=Budget(candidates=16, completion_tokens=3 * 127)
+    )
+    for seed in range(4):
+        reply, _ = await bench.ask(options, replace(query, seed=seed))
+        assert reply.outcome.answer == "7"
+        assert reply.spent.completion_tokens <= 3 * 127
+
+
+@pytest.mark.parametrize("strategy", TREES)
+async def test_trees_that_came_to_nothing_make_the_next_narrower(
+    redis_client: Redis, strategy: str
+) -> None:
+    """Where answers get longer all at once, those that were cut short say so."""
+    short = True
+
+    def script(call: Generate) -> Script:
+        return Script("#### 7") if short else in_steps(call)
+
+    bench = Bench(redis_client, FakePool(script))
+    for _ in range(12):
+        await bench.ask(wide(4))
+    short = False
+    options = replace(
+        wide(strategy=strategy), budget=Budget(candidates=16, completion_tokens=3 * 127)
+    )
+    answers = [(await bench.ask(options, replace(QUERY, seed=it)))[0].outcome for it in range(9)]
+    assert [one.answer for one in answers[-5:]] == ["7"] * 5
 
 
 async def test_budget_of_sixteen_mean_candidates_finishes_nearly_all(redis_client: Redis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from planner.domain import Budget, Cost, Prices
 from planner.funding import (
     UNKNOWN,
+    Experience,
     Growths,
     Lengths,
     affordable,
@@ -92,12 +94,30 @@ def test_nearly_all_finish_on_the_budget_of_their_mean(seed: int) -> None:
     assert finished_side_by_side(lengths, budget, likely=100, max_tokens=400) >= 13
 
 
-@given(st.integers(0, 2**32), st.sampled_from((25, 35, 50, 200, 400)))
-def test_most_finish_though_others_were_much_shorter_or_longer(seed: int, likely: int) -> None:
-    """What others took misleads by four times: of the budget of 16 still 12 finish, of 64 asked."""
-    dice = random.Random(seed)
-    lengths = [max(10, round(dice.gauss(100, 25))) for _ in range(64)]
-    assert finished_side_by_side(lengths, 16 * 100, likely, max_tokens=400) >= 12
+@pytest.mark.parametrize("likely", [25, 35, 50, 200, 400])
+def test_most_finish_though_others_were_much_shorter_or_longer(likely: int) -> None:
+    """What others took misleads by four times: of the budget of 16, with 64 asked for, 15 finish
+    on average, and hardly ever fewer than 12.
+    """
+    finished = []
+    for seed in range(200):
+        dice = random.Random(seed)
+        lengths = [max(10, round(dice.gauss(100, 25))) for _ in range(64)]
+        finished.append(finished_side_by_side(lengths, 16 * 100, likely, max_tokens=400))
+    assert fmean(finished) >= 15
+    assert sum(count < 12 for count in finished) <= 4
+
+
+def test_short_questions_say_nothing_of_long_ones() -> None:
+    """What is known hangs on the prompt's length; how fast it goes and how long plans are don't."""
+    seen = Experience()
+    for _ in range(50):
+        seen.of(20).whole.saw(5)
+        seen.of(20).bound.saw(70)
+    assert seen.of(31).whole.likely(400) == 5
+    assert seen.of(150).whole == Lengths()
+    assert seen.of(150).bound is seen.of(20).bound is seen.bound
+    assert seen.of(150).pace is seen.of(20).pace is seen.pace
 
 
 def finished_side_by_side(lengths: list[int], budget: int, likely: int, max_tokens: int) -> int:
@@ -195,3 +215,15 @@ def test_what_was_cut_short_counts_if_it_was_long_already() -> None:
     assert lengths.mean == 60
     lengths.outgrew(90)
     assert lengths.mean == 70
+
+
+def test_a_search_that_came_to_nothing_has_the_next_expect_twice_as_much() -> None:
+    """Unless it expected that already, or nothing yet."""
+    lengths = Lengths()
+    lengths.missed(90)
+    assert lengths == Lengths()
+    lengths.saw(60)
+    lengths.missed(30)
+    assert lengths.mean == 60
+    lengths.missed(50)
+    assert lengths.mean == 100
