@@ -44,10 +44,14 @@ def edges() -> list[int]:
 
 
 def trace_of(redis: RedisServer, known: set[str]) -> list[dict[str, str]]:
-    """The events so far of the one trace that isn't `known`, from Redis itself."""
+    """The events so far of the one trace that isn't `known`, from Redis itself.
+
+    A batch of them whose reply came too late was written twice.
+    """
     with Redis.from_url(redis.url, decode_responses=True) as admin:
         names = [key for key in admin.scan_iter(match="longthink:*:trace") if key not in known]
-        return [fields for name in names for _, fields in admin.xrange(name)]
+        rows = [fields for name in names for _, fields in admin.xrange(name)]
+    return list({row["seq"]: row for row in rows}.values())
 
 
 def traces(redis: RedisServer) -> set[str]:
