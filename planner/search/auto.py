@@ -175,8 +175,10 @@ class Auto(Outer):
             return "silent"
         first = outcome.votes[0]
         well = first.score is None or first.score / max(1, first.count) >= GOOD
-        if first.count == cast and cast >= PROBES and well and not outcome.silent:
-            return "agree" if first.score is not None or cast > PROBES else "lean"
+        if first.count == cast >= PROBES and not outcome.silent:
+            # Where all say the same that is a reason to believe it, whatever it scores.
+            sure = well and (first.score is not None or cast > PROBES)
+            return "agree" if sure else "lean"
         if not well or first.count == 1:
             return "lost"
         return "lean" if 2 * first.count > cast else "split"

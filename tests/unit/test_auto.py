@@ -103,11 +103,17 @@ def test_two_that_agree_and_score_well_are_enough() -> None:
 
 @pytest.mark.parametrize("score", [0.1, 0.8])
 def test_two_that_agree_but_score_badly_are_not(score: float) -> None:
-    """They may be wrong in the same way: a plan may show it, or else more samples."""
-    assert run(auto(), lambda _: ("#### 7", score))[:2] == ["probe", "decompose"]
-    under = auto(outlook=NO_PLANS)
-    assert run(under, lambda _: ("#### 7", score))[:2] == ["probe", "widen"]
-    assert under.progress()[0] > 2
+    """They may be wrong in the same way, which two more that agree make unlikely."""
+    under = auto()
+    assert run(under, lambda _: ("#### 7", score)) == ["probe", "widen", "stop"]
+    assert under.stopped is Stopped.CONFIDENT
+    assert under.progress()[0] == 4
+
+
+def test_a_plan_is_tried_where_more_samples_differ_from_two_that_scored_badly() -> None:
+    answers = iter(["7", "7", "8", "9"])
+    decided = run(auto(), lambda _: (f"#### {next(answers, 7)}", 0.1))
+    assert decided[:3] == ["probe", "widen", "decompose"]
 
 
 def test_it_ends_as_its_samples_did_where_they_went_on_last() -> None:
