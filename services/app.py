@@ -35,6 +35,7 @@ from services.budget import RedisLedger, connect
 from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
 from services.idempotency import Keys
+from services.keyring import Keyring
 from services.once import Once
 from services.outlook import OutlookStore
 from services.reasoning import Reasoner
@@ -146,6 +147,7 @@ class Edge:
                 Keys(self._redis, ttl_seconds=self._settings.redis.ttl_seconds),
                 self._traces,
             ),
+            find=Keyring(self._redis).find if service.keys else None,
         )
 
     async def counters(self) -> dict[str, dict[str, int]]:

@@ -26,6 +26,7 @@ from services.outlook import OutlookStore
 from services.purse import Purses
 from services.record import effort_data, query_data
 from services.resume import Before, Earlier, Recollection, Saved, Standing, Unsettled, allowed, kept
+from services.tenants import LOCAL, Tenant
 from services.trace import Kind, Superseded, Trace, TraceStore
 from workers.messages import Prompt
 from workers.ports import Pool
@@ -63,6 +64,9 @@ class UnknownTrace(LongthinkError):
 class Run:
     """One request under way. It goes on by itself until it is done or cancelled."""
 
+    tenant = LOCAL
+    """Whose it is."""
+
     def __init__(
         self,
         trace: Trace,
@@ -72,8 +76,10 @@ class Run:
         *,
         before: Before | None = None,
         paid_before: Cost = Cost(),
+        tenant: Tenant = LOCAL,
     ) -> None:
         self.trace = trace
+        self.tenant = tenant
         self.effort = effort
         self.left = False
         self.over = asyncio.Event()
@@ -145,8 +151,9 @@ class Reasoner:
         stream_tokens: bool = False,
         earlier: Earlier | None = None,
         lease: Lease | None = None,
+        tenant: Tenant = LOCAL,
     ) -> Run:
-        """Check everything, open the budget, begin.
+        """Check everything, open the budget, begin; for `tenant`, who alone may see it.
 
         With a `lease` the run can be taken up again from its trace, here or elsewhere. What is
         known from an `earlier` request isn't paid for again.
@@ -184,10 +191,11 @@ class Reasoner:
             query=query_data(query),
             effort=effort_data(effort),
             prompt_tokens=prompt_tokens,
+            tenant=tenant.id,
             **known,
             **({} if before is None else {"before": asdict(before)}),
         )
-        course = _Course(query, effort, trace, strategy, prompt, account, due, before)
+        course = _Course(query, effort, trace, strategy, prompt, account, due, before, tenant)
         if earlier is not None:
             recall = Recollection(earlier.saved, logprobs=strategy.needs_logprobs)
             course = replace(course, recall=recall)
@@ -221,6 +229,7 @@ class Reasoner:
             account,
             due,
             saved.before,
+            lease.key.tenant,
             paid_before=account.spent,
             pending=standing.awaited,
             recall=lambda task: standing.begun.get(task.id) or recollection(task),
@@ -261,8 +270,8 @@ class Reasoner:
             raise LedgerUnavailable(f"Traces can't be read: {error}") from error
         return Saved.of(trace_id, events) if events else None
 
-    async def earlier(self, trace_id: str) -> Earlier:
-        """A request whose candidates a new one is to keep.
+    async def earlier(self, trace_id: str, tenant: Tenant = LOCAL) -> Earlier:
+        """A request of the tenant's own whose candidates a new one is to keep.
 
         Raises UnknownTrace where there is none, LedgerUnavailable when Redis can't be reached.
         """
@@ -271,7 +280,7 @@ class Reasoner:
             "restart of the service. Send the request without longthink.trace_id."
         )
         saved = await self.saved(trace_id)
-        if saved is None:
+        if saved is None or saved.tenant != tenant.id:
             raise gone
         try:
             account = await self._ledger.account(trace_id)
@@ -309,6 +318,7 @@ class Reasoner:
             manner=self._manner,
             lengths=self._seen.of(len(course.prompt.token_ids)),
             deadline=course.due,
+            cache_salt=course.tenant.cache_salt,
             stream_tokens=stream_tokens,
             pending=course.pending,
             recall=course.recall,
@@ -322,6 +332,7 @@ class Reasoner:
             self._calibrations,
             before=course.before,
             paid_before=course.paid_before,
+            tenant=course.tenant,
         )
         running = self._see_through(run, driver, course.search, lease)
         task = asyncio.get_running_loop().create_task(running, name=f"run {trace.id}")
@@ -428,6 +439,7 @@ class _Course:
     account: Account
     due: float | None
     before: Before | None
+    tenant: Tenant
     paid_before: Cost = Cost()
     pending: tuple[Task, ...] = ()
     recall: Callable[[Task], Result | None] = lambda _: None

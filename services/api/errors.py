@@ -12,6 +12,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
+from starlette.responses import JSONResponse, Response
+
 from planner.errors import (
     InvalidOption,
     LedgerUnavailable,
@@ -59,6 +61,11 @@ class ApiError(LongthinkError):
                 "code": self.code,
             }
         }
+
+
+def answer(error: ApiError) -> Response:
+    """The response that says it."""
+    return JSONResponse(error.body(), error.status, dict(error.headers))
 
 
 def invalid(message: str, param: str | None, *, code: str = "invalid_value") -> ApiError:

@@ -23,6 +23,7 @@ from services.api.live import Traces, told, unknown
 from services.api.schema import unknown_model
 from services.recent import MOST
 from services.telemetry import Telemetry
+from services.tenants import tenant_of
 
 Ready: TypeAlias = Callable[[], Awaitable[dict[str, bool]]]
 """Says of each engine, by name, whether it answers."""
@@ -112,13 +113,14 @@ def traces(kept: Traces) -> APIRouter:
     @routes.get("")
     async def list_traces(request: Request) -> Response:
         """The newest requests, newest first: at most `limit` of them, 50 without it."""
-        found = await kept.recent(_limit(request.query_params.get("limit", "50")))
+        most = _limit(request.query_params.get("limit", "50"))
+        found = await kept.recent(most, tenant_of(request.scope))
         return _json({"object": "list", "data": [asdict(one) for one in found]})
 
     @routes.get("/{trace_id}")
-    async def show_trace(trace_id: str) -> Response:
+    async def show_trace(trace_id: str, request: Request) -> Response:
         """The log of a request: everything told about it, in order."""
-        events = await kept.read(_id(trace_id))
+        events = await kept.read(_id(trace_id), tenant_of(request.scope))
         return _json({"id": trace_id, "events": [told(event) for event in events]})
 
     @routes.get("/{trace_id}/events")
@@ -128,12 +130,13 @@ def traces(kept: Traces) -> APIRouter:
         With `Last-Event-ID`, from the event after that one.
         """
         last = request.headers.get("last-event-id", "")
-        return await kept.follow(_id(trace_id), int(last) if _SEQ.fullmatch(last) else -1)
+        after = int(last) if _SEQ.fullmatch(last) else -1
+        return await kept.follow(_id(trace_id), after, tenant_of(request.scope))
 
     @routes.delete("/{trace_id}")
-    async def end_trace(trace_id: str) -> Response:
+    async def end_trace(trace_id: str, request: Request) -> Response:
         """End a search: its request is answered with the best so far."""
-        await kept.end(_id(trace_id))
+        await kept.end(_id(trace_id), tenant_of(request.scope))
         return JSONResponse({"id": trace_id, "status": "ending"}, HTTPStatus.ACCEPTED)
 
     return routes
