@@ -30,7 +30,7 @@ from services.api.errors import ApiError, answer, told
 from services.api.key import HEADER
 from services.api.limits import Limits
 from services.api.live import Store, Traces
-from services.api.routes import EngineMetrics, Ready
+from services.api.routes import EngineMetrics, Ready, Usages
 from services.api.schema import ChatRequest
 from services.once import Once
 from services.reasoning import Reasoner
@@ -52,12 +52,13 @@ def build(
     settle: Callable[[Options], Effort] = settle,
     once: Once | None = None,
     find: Find | None = None,
+    usage: Usages | None = None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
     `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
     answers what has an `Idempotency-Key`; without it, no key is taken. `find` knows the API keys;
-    without it whoever comes is the local tenant.
+    without it whoever comes is the local tenant. `usage` says how a tenant stands.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
@@ -78,6 +79,8 @@ def build(
         routes.observed(engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
     )
     app.include_router(routes.traces(Traces(reasoner, traces, limits)))
+    if usage is not None:
+        app.include_router(routes.budget(usage, limits=limits))
     app.include_router(page.page())
     chat = ChatCompletions(
         reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle, once=once

@@ -24,6 +24,7 @@ from services.api.errors import ApiError, invalid, told
 from services.api.key import HEADER, read_key
 from services.api.limits import Limits
 from services.api.schema import Ask, parse
+from services.api.standing import ratelimit
 from services.api.stream import ChunkWriter, EventStream, written_live
 from services.api.turn import Turn
 from services.idempotency import Key, Lease
@@ -125,7 +126,7 @@ class ChatCompletions:
         )
         return Response(
             to_json(body, inf_nan_mode="null"),
-            headers={"x-request-id": reply.trace_id},
+            headers={"x-request-id": reply.trace_id, **ratelimit(turn.run.allowance)},
             media_type="application/json",
         )
 

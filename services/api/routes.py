@@ -15,21 +15,26 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from planner.errors import LongthinkError
-from services.api.errors import invalid
+from planner.errors import LedgerUnavailable, LongthinkError
+from services.allowance import Usage
+from services.api.errors import invalid, unavailable
 from services.api.exposition import CONTENT_TYPE, merge
 from services.api.limits import Limits
 from services.api.live import Traces, told, unknown
 from services.api.schema import unknown_model
+from services.api.standing import standing
 from services.recent import MOST
 from services.telemetry import Telemetry
-from services.tenants import tenant_of
+from services.tenants import Tenant, tenant_of
 
 Ready: TypeAlias = Callable[[], Awaitable[dict[str, bool]]]
 """Says of each engine, by name, whether it answers."""
 
 EngineMetrics: TypeAlias = Callable[[], Awaitable[list[tuple[str, str]]]]
 """The Prometheus text of each engine replica, as (replica, text)."""
+
+Usages: TypeAlias = Callable[[Tenant], Awaitable[Usage]]
+"""How a tenant stands: `services.allowance.Allowances.usage`. Raises LedgerUnavailable."""
 
 _TRACE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _SEQ = re.compile(r"[0-9]{1,15}")
@@ -97,6 +102,23 @@ def observed(*, engine_metrics: EngineMetrics, limits: Limits, telemetry: Teleme
         except (LongthinkError, TimeoutError) as error:
             telemetry.engines_unheard(error)
         return Response(merge(telemetry.metrics(), engines), media_type=CONTENT_TYPE)
+
+    return routes
+
+
+def budget(usage: Usages, *, limits: Limits) -> APIRouter:
+    """What a tenant has used and has left."""
+    routes = APIRouter(tags=["budget"])
+
+    @routes.get("/v1/budget")
+    async def show_budget(request: Request) -> Response:
+        """The limits of whoever asks: used, held by what is under way, left, and when it frees."""
+        tenant = tenant_of(request.scope)
+        try:
+            return _json(standing(tenant, await usage(tenant)))
+        except LedgerUnavailable:
+            message, seconds = "What was spent can't be read at present.", limits.retry_seconds
+            raise unavailable(message, "ledger_unavailable", seconds) from None
 
     return routes
 
