@@ -29,12 +29,14 @@ from planner.calibration import Calibration
 from planner.domain import Sampling
 from planner.effort import settle
 from planner.errors import LongthinkError
+from services.allowance import Allowances
 from services.api.app import build
 from services.api.limits import Limits
 from services.budget import RedisLedger, connect
 from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
 from services.idempotency import Keys
+from services.keyring import Keyring
 from services.once import Once
 from services.outlook import OutlookStore
 from services.reasoning import Reasoner
@@ -102,13 +104,20 @@ class Edge:
             ttl_seconds=settings.redis.ttl_seconds,
             lost=self._telemetry.events_lost,
         )
+        ledger = RedisLedger(
+            self._redis,
+            lease_seconds=settings.redis.lease_seconds,
+            ttl_seconds=settings.redis.ttl_seconds,
+        )
+        self._allowances = Allowances(
+            self._redis,
+            ledger,
+            lease_seconds=settings.redis.lease_seconds,
+            ttl_seconds=settings.redis.ttl_seconds,
+        )
         self._reasoner = Reasoner(
             self._pool,
-            RedisLedger(
-                self._redis,
-                lease_seconds=settings.redis.lease_seconds,
-                ttl_seconds=settings.redis.ttl_seconds,
-            ),
+            ledger,
             self._traces,
             Manner(
                 prices=settings.price_table(),
@@ -122,6 +131,7 @@ class Edge:
             calibrations=Calibrations(
                 settings.generator.name, CalibrationStore(self._redis), calibration
             ),
+            allowances=self._allowances,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -146,6 +156,8 @@ class Edge:
                 Keys(self._redis, ttl_seconds=self._settings.redis.ttl_seconds),
                 self._traces,
             ),
+            find=Keyring(self._redis).find if service.keys else None,
+            usage=self._allowances.usage,
         )
 
     async def counters(self) -> dict[str, dict[str, int]]:

@@ -88,7 +88,14 @@ class Flight:
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
     def call(
-        self, call_id: str, query: Query, delimiter: str, *, stream: bool, top_logprobs: int
+        self,
+        call_id: str,
+        query: Query,
+        delimiter: str,
+        *,
+        stream: bool,
+        top_logprobs: int,
+        cache_salt: str = "",
     ) -> messages.Generate:
         """Its next call, for what was funded."""
         task, sampling = self.task, query.sampling
@@ -109,6 +116,7 @@ class Flight:
             schema=task.schema,
             branch=_branch(call_id, self.op, task.path),
             writer=task.writer,
+            cache_salt=cache_salt,
         )
 
     def begin_again(self) -> None:
@@ -207,7 +215,9 @@ class Grading:
         cost = Cost(reward_tokens=self.needs)
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
-    def call(self, call_id: str, query: Query, delimiter: str) -> messages.Grade:
+    def call(
+        self, call_id: str, query: Query, delimiter: str, *, cache_salt: str = ""
+    ) -> messages.Grade:
         """Its next call, for what was funded."""
         asked = self.task.messages or query.messages
         return messages.Grade(
@@ -217,6 +227,7 @@ class Grading:
             delimiter=delimiter,
             max_tokens=self.needs,
             branch=_branch(call_id, self.op, self.task.candidate.path),
+            cache_salt=cache_salt,
         )
 
     def take(self, made: messages.Graded, prices: Prices) -> Cost:

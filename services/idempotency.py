@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redis.exceptions import RedisError
 
 from planner.errors import LedgerUnavailable, LongthinkError
+from services.tenants import LOCAL, Tenant
 from services.trace import Superseded, runner_key
 
 if TYPE_CHECKING:
@@ -63,15 +64,20 @@ class KeyReused(LongthinkError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A client's key, and a digest of the body that came with it."""
+    """A client's key, a digest of the body that came with it, and whose it is.
+
+    The same name is another key with another tenant.
+    """
 
     name: str
     digest: str
+    tenant: Tenant = LOCAL
 
     @property
     def record(self) -> str:
         """Where Redis keeps what the key stands for."""
-        return f"longthink:idempotency:{sha256(self.name.encode()).hexdigest()}"
+        whole = f"{self.tenant.id}:{self.name}"  # no tenant's name has a colon
+        return f"longthink:idempotency:{sha256(whole.encode()).hexdigest()}"
 
 
 class Keys:

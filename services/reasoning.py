@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from planner.errors import LedgerUnavailable, LongthinkError, UnknownBudget
 from planner.funding import Experience
 from planner.ports import Account, Ledger
 from planner.search import AUTO, Search, begin, split
+from services.allowance import Allowance, Allowances, need
 from services.calibration import Calibrations
 from services.driver import Conclusion, Driver, Manner
 from services.idempotency import Lease
@@ -26,6 +27,7 @@ from services.outlook import OutlookStore
 from services.purse import Purses
 from services.record import effort_data, query_data
 from services.resume import Before, Earlier, Recollection, Saved, Standing, Unsettled, allowed, kept
+from services.tenants import LOCAL, Tenant
 from services.trace import Kind, Superseded, Trace, TraceStore
 from workers.messages import Prompt
 from workers.ports import Pool
@@ -63,6 +65,11 @@ class UnknownTrace(LongthinkError):
 class Run:
     """One request under way. It goes on by itself until it is done or cancelled."""
 
+    tenant = LOCAL
+    """Whose it is."""
+    allowance: Allowance | None = None
+    """What of its tenant's limits it has set aside."""
+
     def __init__(
         self,
         trace: Trace,
@@ -72,8 +79,12 @@ class Run:
         *,
         before: Before | None = None,
         paid_before: Cost = Cost(),
+        tenant: Tenant = LOCAL,
+        allowance: Allowance | None = None,
     ) -> None:
         self.trace = trace
+        self.tenant = tenant
+        self.allowance = allowance
         self.effort = effort
         self.left = False
         self.over = asyncio.Event()
@@ -85,6 +96,10 @@ class Run:
     async def reply(self) -> Reply:
         """Wait for the reply. Cancelling the wait doesn't cancel the run."""
         conclusion: Conclusion = await asyncio.shield(self._driver.concluded)
+        if self.allowance is not None:
+            # Whoever has the reply may ask again at once, and must find room for that.
+            with suppress(LedgerUnavailable):
+                await self.allowance.settle(conclusion.spent)
         return Reply(
             self.trace.id,
             conclusion.outcome,
@@ -123,8 +138,9 @@ class Reasoner:
         default_effort: str = "medium",
         outlooks: OutlookStore | None = None,
         calibrations: Calibrations | None = None,
+        allowances: Allowances | None = None,
     ) -> None:
-        """Without `calibrations`, confidence stays raw."""
+        """Without `calibrations` confidence stays raw, without `allowances` nobody is limited."""
         self._pool = pool
         self._ledger = ledger
         self._traces = traces
@@ -133,7 +149,10 @@ class Reasoner:
         self._default_effort = default_effort
         self._outlooks = outlooks
         self._calibrations = calibrations or Calibrations(model="")
+        self._allowances = allowances
         self._seen = Experience()
+        self._context: int | None = None
+        """The model's, in tokens, once a prompt has been read."""
         self._runs: dict[asyncio.Task[None], Run] = {}
 
     async def start(
@@ -145,18 +164,44 @@ class Reasoner:
         stream_tokens: bool = False,
         earlier: Earlier | None = None,
         lease: Lease | None = None,
+        tenant: Tenant = LOCAL,
     ) -> Run:
-        """Check everything, open the budget, begin.
+        """Check everything, open the budget, begin; for `tenant`, who alone may see it.
 
         With a `lease` the run can be taken up again from its trace, here or elsewhere. What is
         known from an `earlier` request isn't paid for again.
 
-        Raises InvalidOption (PromptTooLong), LedgerUnavailable, WorkersUnavailable: nothing was
-        spent then.
+        Raises InvalidOption (PromptTooLong), OverLimit, LedgerUnavailable, WorkersUnavailable:
+        nothing was spent then.
         """
         self._calibrations.refresh_soon()
         effort = settle(options, presets=self._presets, default=self._default_effort)
         before = earlier.before if earlier else None
+        allowance = await self._reserve(tenant, trace_id, query, effort, before)
+        try:
+            course = await self._opened(query, effort, trace_id, earlier, lease, tenant, allowance)
+        except BaseException:
+            if allowance is not None:
+                # Out of reach, Redis lets it lapse.
+                with suppress(LedgerUnavailable):
+                    await allowance.settle(Cost())
+            raise
+        return self._begin(course, lease, stream_tokens=stream_tokens)
+
+    async def _opened(
+        self,
+        query: Query,
+        effort: Effort,
+        trace_id: str,
+        earlier: Earlier | None,
+        lease: Lease | None,
+        tenant: Tenant,
+        allowance: Allowance | None,
+    ) -> _Course:
+        """All that a new run begins with, its budget and its trace opened."""
+        before = earlier.before if earlier else None
+        if allowance is not None:
+            effort = _within(allowance, effort, before)
         due = _due(effort)
         prompt = await self._prepare(query, due)
         prompt_tokens, context = len(prompt.token_ids), prompt.context_left
@@ -184,14 +229,46 @@ class Reasoner:
             query=query_data(query),
             effort=effort_data(effort),
             prompt_tokens=prompt_tokens,
+            tenant=tenant.id,
             **known,
             **({} if before is None else {"before": asdict(before)}),
         )
-        course = _Course(query, effort, trace, strategy, prompt, account, due, before)
+        course = _Course(query, effort, trace, strategy, prompt, account, due, before, tenant)
+        course = replace(course, allowance=allowance)
         if earlier is not None:
             recall = Recollection(earlier.saved, logprobs=strategy.needs_logprobs)
             course = replace(course, recall=recall)
-        return self._begin(course, lease, stream_tokens=stream_tokens)
+        return course
+
+    async def _reserve(
+        self,
+        tenant: Tenant,
+        trace_id: str,
+        query: Query,
+        effort: Effort,
+        before: Before | None,
+        *,
+        whole: bool = False,
+    ) -> Allowance | None:
+        """Set aside of a tenant's limits what a request may still spend; with `whole`, all of it.
+
+        Raises OverLimit, LedgerUnavailable.
+        """
+        if self._allowances is None or tenant.limits is None:
+            return None
+        longest = min(query.sampling.max_tokens, self._context or query.sampling.max_tokens)
+        # A token has some four letters; it only has to be about right.
+        likely = self._seen.of(sum(len(one.content) for one in query.messages) // 4).whole
+        needed = need(
+            replace(effort, budget=allowed(effort.budget, before)),
+            query,
+            context=self._context,
+            likely=likely.likely(longest),
+            prices=self._manner.prices,
+        )
+        if whole:
+            needed = replace(needed, least=needed.most)
+        return await self._allowances.reserve(tenant, trace_id, needed)
 
     async def resume(self, saved: Saved, *, lease: Lease, stream_tokens: bool = False) -> Run:
         """Go on from where a run had come to that has died, or was left.
@@ -200,6 +277,10 @@ class Reasoner:
         """
         due = _due(saved.effort)
         standing = Standing.of(saved)
+        tenant = lease.key.tenant
+        allowance = await self._reserve(
+            tenant, saved.id, saved.query, saved.effort, saved.before, whole=True
+        )
         prompt = await self._prepare(saved.query, due)
         await self._ledger.open(saved.id, saved.limits)
         trace = Trace(saved.id, self._traces, begun=saved.recorded, runner=lease.runner)
@@ -221,6 +302,8 @@ class Reasoner:
             account,
             due,
             saved.before,
+            tenant,
+            allowance,
             paid_before=account.spent,
             pending=standing.awaited,
             recall=lambda task: standing.begun.get(task.id) or recollection(task),
@@ -234,7 +317,9 @@ class Reasoner:
         if unsettled.lost:
             await self._ledger.open(saved.id, saved.limits)
             trace = Trace(saved.id, self._traces, begun=saved.recorded, runner=lease.runner)
-            await self._settle(trace, unsettled)
+            account = await self._settle(trace, unsettled)
+            if self._allowances is not None and lease.key.tenant.limits is not None:
+                await self._allowances.settle(lease.key.tenant, saved.id, account.spent)
 
     async def _settle(self, trace: Trace, unsettled: Unsettled) -> Account:
         """Charge what a runner left behind: what it had charged already counts once."""
@@ -261,8 +346,8 @@ class Reasoner:
             raise LedgerUnavailable(f"Traces can't be read: {error}") from error
         return Saved.of(trace_id, events) if events else None
 
-    async def earlier(self, trace_id: str) -> Earlier:
-        """A request whose candidates a new one is to keep.
+    async def earlier(self, trace_id: str, tenant: Tenant = LOCAL) -> Earlier:
+        """A request of the tenant's own whose candidates a new one is to keep.
 
         Raises UnknownTrace where there is none, LedgerUnavailable when Redis can't be reached.
         """
@@ -271,7 +356,7 @@ class Reasoner:
             "restart of the service. Send the request without longthink.trace_id."
         )
         saved = await self.saved(trace_id)
-        if saved is None:
+        if saved is None or saved.tenant != tenant.id:
             raise gone
         try:
             account = await self._ledger.account(trace_id)
@@ -291,7 +376,9 @@ class Reasoner:
         messages = tuple((message.role, message.content) for message in query.messages)
         try:
             async with asyncio.timeout_at(due):
-                return await self._pool.prepare(messages)
+                prompt = await self._pool.prepare(messages)
+                self._context = len(prompt.token_ids) + prompt.context_left
+                return prompt
         except TimeoutError:
             return Prompt((), 0)  # The deadline has come: nothing begins that would need it.
 
@@ -306,9 +393,10 @@ class Reasoner:
             pool=self._pool,
             purses=Purses(self._ledger, trace.id, course.account, journal),
             trace=trace,
-            manner=self._manner,
+            manner=_side_by_side(self._manner, course.allowance),
             lengths=self._seen.of(len(course.prompt.token_ids)),
             deadline=course.due,
+            cache_salt=course.tenant.cache_salt,
             stream_tokens=stream_tokens,
             pending=course.pending,
             recall=course.recall,
@@ -322,6 +410,8 @@ class Reasoner:
             self._calibrations,
             before=course.before,
             paid_before=course.paid_before,
+            tenant=course.tenant,
+            allowance=course.allowance,
         )
         running = self._see_through(run, driver, course.search, lease)
         task = asyncio.get_running_loop().create_task(running, name=f"run {trace.id}")
@@ -381,7 +471,10 @@ class Reasoner:
         """
         superseded = False
         try:
-            async with lease.kept() if lease else nullcontext():
+            async with (
+                lease.kept() if lease else nullcontext(),
+                _held(run, driver),
+            ):
                 await driver.run()
         except Exception as error:  # noqa: BLE001  it is handed on, or logged
             superseded = _is(Superseded, error)
@@ -410,8 +503,12 @@ class Reasoner:
         """Close a run's budget, unless somebody may go on with it, and let go of it."""
         if lease is not None:
             await run.trace.kept()
-        if not run.left:
-            await self._ledger.close(run.trace.id)
+        if run.left:
+            account = await self._ledger.account(run.trace.id)
+        else:
+            account = await self._ledger.close(run.trace.id)
+        if run.allowance is not None:
+            await run.allowance.settle(account.spent)
         if lease is not None:
             await lease.release()
 
@@ -428,10 +525,38 @@ class _Course:
     account: Account
     due: float | None
     before: Before | None
+    tenant: Tenant
+    allowance: Allowance | None = None
     paid_before: Cost = Cost()
     pending: tuple[Task, ...] = ()
     recall: Callable[[Task], Result | None] = lambda _: None
     first_op: int = 0
+
+
+def _within(allowance: Allowance, effort: Effort, before: Before | None) -> Effort:
+    """The effort as its tenant's window has it. A budget counts what was spent `before`, too."""
+    spent = before.spent if before else Cost()
+    cut = {
+        name: getattr(allowance.budget, name) + getattr(spent, name) for name in allowance.limited
+    }
+    budget = replace(effort.budget, **cut)
+    most = effort.candidates if budget.candidates is None else budget.candidates
+    return replace(effort, candidates=max(1, min(effort.candidates, most)), budget=budget)
+
+
+def _side_by_side(manner: Manner, allowance: Allowance | None) -> Manner:
+    """How it is driven where its tenant may have so many candidates at a time."""
+    if allowance is None:
+        return manner
+    most = min(manner.max_in_flight, allowance.candidates_at_once)
+    return replace(manner, max_in_flight=most)
+
+
+def _held(run: Run, driver: Driver) -> AbstractAsyncContextManager[None]:
+    """While inside, what the run has set aside stays so; where it was taken back, the run ends."""
+    if run.allowance is None:
+        return nullcontext()
+    return run.allowance.kept(lambda: driver.stop(Stopped.BUDGET))
 
 
 def _due(effort: Effort) -> float | None:

@@ -30,10 +30,11 @@ from planner.ports import Commit
 from planner.replay import Asked, Entry, Hurried, lead, replay_log
 from planner.search import Search, begin
 from services.record import read_effort, read_query, read_result
+from services.tenants import LOCAL
 from services.trace import Event, Kind
 
 _NEWS = (Kind.PLANNED, Kind.STEP, Kind.DECIDED)
-_OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before")
+_OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before", "tenant")
 """What is said of a request when it is opened; all the rest is what its search knew."""
 
 _OPS_OF_A_RUN = 1 << 32
@@ -69,6 +70,7 @@ class Saved:
     effort: Effort
     known: Mapping[str, Any]
     before: Before | None
+    tenant: str
     events: tuple[Event, ...]
     recorded: tuple[Event, ...]
 
@@ -89,6 +91,7 @@ class Saved:
             read_effort(opened["effort"]),
             known,
             before and Before(before["trace_id"], Cost(**before["spent"])),
+            owner(recorded),
             tuple(_counting(recorded)),
             tuple(recorded),
         )
@@ -254,6 +257,13 @@ class Earlier:
                 "sampling options: repeat those, and change only the effort and the budget."
             )
         return query
+
+
+def owner(events: Sequence[Event]) -> str:
+    """The id of the tenant whose trace begins so. One that doesn't say was made where there was no
+    other than the local one.
+    """
+    return str(events[0].data.get("tenant", LOCAL.id)) if events else LOCAL.id
 
 
 def allowed(budget: Budget, before: Before | None) -> Budget:

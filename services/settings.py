@@ -66,8 +66,12 @@ class Section(BaseModel):
 class ServiceSettings(Section):
     """The HTTP service."""
 
+    keys: bool = False
+    """Whether every request needs an API key (`longthink keys`), by which tenants are told apart,
+    limited and kept from one another. It needs redis.url, where the keys are."""
+
     host: str = "127.0.0.1"
-    """Address to listen on. Only loopback addresses: there are no API keys yet."""
+    """Address to listen on. One that other machines can reach needs service.keys."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
@@ -110,12 +114,12 @@ class ServiceSettings(Section):
 
     @field_validator("host")
     @classmethod
-    def _only_loopback(cls, host: str) -> str:
-        if not _is_loopback(host):
+    def _strangers_need_keys(cls, host: str, info: ValidationInfo) -> str:
+        if not _is_loopback(host) and not info.data.get("keys"):
             raise ValueError(
-                f"{host} can be reached from other machines, and longthink has no API keys yet, "
-                "so whoever reaches it could use it. Listen on 127.0.0.1 and put a proxy that "
-                "authenticates, or an SSH tunnel, in front of it"
+                f"{host!r} can be reached from other machines, and whoever reaches longthink could "
+                "use it. Set service.keys = true and make keys with `longthink keys make`, or "
+                "listen on 127.0.0.1"
             )
         return host
 
@@ -372,13 +376,24 @@ class Settings(Section):
     """All of it."""
 
     service: ServiceSettings = ServiceSettings()
-    redis: RedisSettings = RedisSettings()
+    redis: Annotated[RedisSettings, Field(validate_default=True)] = RedisSettings()
     ray: RaySettings = RaySettings()
     generator: GeneratorSettings = GeneratorSettings()
     planner: PlannerSettings = PlannerSettings()
     reward: RewardSettings = RewardSettings()
     prices: PriceSettings = PriceSettings()
     efforts: dict[EffortWord, EffortSettings] = {}
+
+    @field_validator("redis")
+    @classmethod
+    def _keys_are_somewhere(cls, redis: RedisSettings, info: ValidationInfo) -> RedisSettings:
+        service = info.data.get("service")
+        if service is not None and service.keys and not redis.url:
+            raise ValueError(
+                "service.keys needs a Redis that keeps the keys: set redis.url (REDIS_URL). The "
+                "embedded one forgets everything when the service stops"
+            )
+        return redis
 
     @field_validator("ray")
     @classmethod

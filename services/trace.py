@@ -23,6 +23,7 @@ from planner.errors import LedgerUnavailable, LongthinkError
 from services import ending, recent
 from services.ending import Endings
 from services.recent import Recent
+from services.tenants import LOCAL, Tenant
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -277,12 +278,14 @@ class TraceStore:
         silent = seconds + micro / 1e6 - _added(mark)
         return Tail(tuple(_decode(fields) for _, fields in entries), mark, silent)
 
-    async def recent(self, most: int) -> list[Recent]:
-        """The newest requests, newest first.
+    async def recent(self, most: int, tenant: Tenant = LOCAL) -> list[Recent]:
+        """The newest requests that a tenant may see, newest first.
 
         Raises redis.exceptions.RedisError when Redis can't be reached.
         """
-        listed: list[Any] = await self._redis.zrevrange(recent.INDEX, 0, most - 1)
+        listed: list[Any] = await self._redis.zrevrange(
+            recent.INDEX if tenant.operator else recent.index(tenant.id), 0, most - 1
+        )
         ids = [_str(one) for one in listed]
         async with self._redis.pipeline(transaction=False) as pipe:
             _ = pipe.time()

@@ -40,7 +40,8 @@ class Generate:
     calls that wait, those of the lowest `priority` run first. With a `schema` it is JSON that keeps
     to that, and no other call continues it. `branch` is the node that it writes, whose KV cache
     lies where its parent was written; empty, it may as well run anywhere. `writer` is whose model
-    writes it, in whose tokens `prompt_ids` are.
+    writes it, in whose tokens `prompt_ids` are. What was read for one `cache_salt` is taken from
+    the prefix cache for no other.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Generate:
     schema: str | None = None
     branch: Branch = ()
     writer: Writer = "reasoner"
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Grade:
     reads its step tags there, an outcome reward model the delimiters. `max_tokens` is what it may
     read; what takes more isn't scored, and the reply says how many tokens it needs. `branch` is
     the node that it grades: a reward model has read its parent where that was graded.
+    `cache_salt` as in `Generate`.
     """
 
     id: str
@@ -115,6 +118,7 @@ class Grade:
     max_tokens: int
     delimiter: str = "\n"
     branch: Branch = ()
+    cache_salt: str = ""
 
 
 GradeFinish: TypeAlias = Literal["done", "unaffordable", "cancelled", "failed"]

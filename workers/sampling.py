@@ -98,7 +98,7 @@ class Sampler:
         step_ids = self._step_ids(request)
         try:
             async for output in self._llm.generate(
-                tokens_input(list(request.prompt_ids)),
+                tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt or None),
                 call.parameters(step_ids),
                 request.id,
                 priority=request.priority,

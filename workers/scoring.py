@@ -101,7 +101,7 @@ class Scorer:
         ends = [place for place, token_id in enumerate(token_ids) if token_id == self._tag_id]
         if len(ends) != steps:
             raise ValueError(f"{len(ends)} step tags came to stand after {steps} steps.")
-        names = prefix_names(token_ids, ends)
+        names = prefix_names(token_ids, ends, call.request.cache_salt)
         cached = 0
         missed = self._scores.missed(names)
         for whole in (missed, True):
@@ -151,7 +151,8 @@ class Scorer:
     ) -> PoolingRequestOutput[Any] | None:
         """What the engine makes of it; None if it was cancelled before that, and never counted."""
         read: PoolingRequestOutput[Any] | None = None
-        async for output in self._llm.encode(tokens_input(token_ids), params, call.id):
+        prompt = tokens_input(token_ids, cache_salt=call.request.cache_salt or None)
+        async for output in self._llm.encode(prompt, params, call.id):
             read = output
         if read is not None and read.outputs.data.numel():
             call.spent += len(token_ids)

@@ -17,19 +17,20 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from planner.effort import Effort, Options, settle
 from planner.errors import LongthinkError
 from services.api import page, routes
+from services.api.auth import Auth, Find
 from services.api.chat import ChatCompletions
-from services.api.errors import ApiError, told
+from services.api.errors import ApiError, answer, told
 from services.api.key import HEADER
 from services.api.limits import Limits
 from services.api.live import Store, Traces
-from services.api.routes import EngineMetrics, Ready
+from services.api.routes import EngineMetrics, Ready, Usages
 from services.api.schema import ChatRequest
 from services.once import Once
 from services.reasoning import Reasoner
@@ -50,11 +51,14 @@ def build(
     telemetry: Telemetry | None = None,
     settle: Callable[[Options], Effort] = settle,
     once: Once | None = None,
+    find: Find | None = None,
+    usage: Usages | None = None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
     `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
-    answers what has an `Idempotency-Key`; without it, no key is taken.
+    answers what has an `Idempotency-Key`; without it, no key is taken. `find` knows the API keys;
+    without it whoever comes is the local tenant. `usage` says how a tenant stands.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
@@ -66,6 +70,8 @@ def build(
     refuse = partial(told, retry_seconds=limits.retry_seconds)
     app.add_exception_handler(LongthinkError, _handler(refuse))
     app.add_exception_handler(HTTPException, _handler(_of_http))
+    if find is not None:
+        app.add_middleware(Auth, find=find, retry_seconds=limits.retry_seconds)
     app.add_middleware(Envelope, telemetry=telemetry, refuse=refuse)
     app.include_router(routes.models(model_name))
     app.include_router(routes.health(ready, limits=limits))
@@ -73,6 +79,8 @@ def build(
         routes.observed(engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
     )
     app.include_router(routes.traces(Traces(reasoner, traces, limits)))
+    if usage is not None:
+        app.include_router(routes.budget(usage, limits=limits))
     app.include_router(page.page())
     chat = ChatCompletions(
         reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle, once=once
@@ -119,7 +127,7 @@ class Envelope:
                 if started:
                     # The server has to cut a response that can't be finished.
                     raise
-                await _response(self._refuse(error))(scope, receive, send_with_id)
+                await answer(self._refuse(error))(scope, receive, send_with_id)
 
 
 def _clients_id(scope: Scope) -> dict[str, str]:
@@ -135,7 +143,7 @@ def _handler(
     refuse: Callable[[Any], ApiError],
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def handle(_: Request, error: Exception) -> Response:
-        return _response(refuse(error))
+        return answer(refuse(error))
 
     return handle
 
@@ -149,10 +157,6 @@ def _of_http(error: HTTPException) -> ApiError:
         code=status.name.lower(),
         headers=error.headers or {},
     )
-
-
-def _response(error: ApiError) -> Response:
-    return JSONResponse(error.body(), error.status, dict(error.headers))
 
 
 def _documentation() -> dict[str, Any]:

@@ -24,12 +24,14 @@ from services.api.errors import ApiError, invalid, told
 from services.api.key import HEADER, read_key
 from services.api.limits import Limits
 from services.api.schema import Ask, parse
+from services.api.standing import ratelimit
 from services.api.stream import ChunkWriter, EventStream, written_live
 from services.api.turn import Turn
 from services.idempotency import Key, Lease
 from services.once import Once
 from services.reasoning import Reasoner, Run
 from services.telemetry import Ended, Telemetry
+from services.tenants import Tenant, tenant_of
 from services.trace import Kind
 
 _CLIENT_CLOSED_REQUEST = 499
@@ -67,7 +69,7 @@ class ChatCompletions:
             body = await read_json(request, self._limits)
             ask = parse(body, model=self._model, limits=self._limits)
             key = read_key(request, body)
-            turn = await self._start(ask, key, request_id, began)
+            turn = await self._start(ask, key, request_id, began, tenant_of(request.scope))
         except Exception as error:
             refusal = self._told(error)
             self._telemetry.refused(status=refusal.status, code=refusal.code)
@@ -76,18 +78,25 @@ class ChatCompletions:
             return EventStream(turn, self._writer(turn).chunks())
         return await self._plain(turn, request.receive)
 
-    async def _start(self, ask: Ask, key: Key | None, request_id: str, began: float) -> Turn:
+    async def _start(
+        self, ask: Ask, key: Key | None, request_id: str, began: float, tenant: Tenant
+    ) -> Turn:
         live = ask.stream and written_live(self._settle(ask.options), ask.options.answers)
 
         async def start(trace_id: str, lease: Lease | None = None) -> Run:
             query, more = ask.query, dict[str, Any]()
             if ask.earlier is not None:
-                earlier = await self._reasoner.earlier(ask.earlier)
+                earlier = await self._reasoner.earlier(ask.earlier, tenant)
                 query, more["earlier"] = earlier.query(query, seeded=ask.seeded), earlier
             if lease is not None:
                 more["lease"] = lease
             return await self._reasoner.start(
-                query, ask.options, trace_id=trace_id, stream_tokens=live, **more
+                query,
+                ask.options,
+                trace_id=trace_id,
+                stream_tokens=live,
+                tenant=tenant,
+                **more,
             )
 
         if key is None:
@@ -117,7 +126,7 @@ class ChatCompletions:
         )
         return Response(
             to_json(body, inf_nan_mode="null"),
-            headers={"x-request-id": reply.trace_id},
+            headers={"x-request-id": reply.trace_id, **ratelimit(turn.run.allowance)},
             media_type="application/json",
         )
 

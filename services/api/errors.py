@@ -12,6 +12,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
+from starlette.responses import JSONResponse, Response
+
 from planner.errors import (
     InvalidOption,
     LedgerUnavailable,
@@ -19,6 +21,7 @@ from planner.errors import (
     PromptTooLong,
     WorkersUnavailable,
 )
+from services.allowance import OverLimit
 from services.idempotency import KeyReused
 from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
@@ -51,6 +54,8 @@ class ApiError(LongthinkError):
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == HTTPStatus.TOO_MANY_REQUESTS:
+            kind = self.code
         return {
             "error": {
                 "message": self.message,
@@ -59,6 +64,11 @@ class ApiError(LongthinkError):
                 "code": self.code,
             }
         }
+
+
+def answer(error: ApiError) -> Response:
+    """The response that says it."""
+    return JSONResponse(error.body(), error.status, dict(error.headers))
 
 
 def invalid(message: str, param: str | None, *, code: str = "invalid_value") -> ApiError:
@@ -83,6 +93,8 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
         case KeyReused():
             status = HTTPStatus.UNPROCESSABLE_ENTITY
             return ApiError(status, str(error), code="idempotency_key_reused")
+        case OverLimit():
+            return _over(error)
         case UnknownTrace():
             status = HTTPStatus.NOT_FOUND
             return ApiError(status, str(error), code="trace_not_found", param=_TRACE_ID)
@@ -106,16 +118,32 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
     return in_vain(message, code) if spent else unavailable(message, code, retry_seconds)
 
 
+def _over(error: OverLimit) -> ApiError:
+    """A tenant's limit is reached: when there is more, if ever."""
+    return ApiError(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        str(error),
+        code="insufficient_quota" if error.of_quota else "rate_limit_exceeded",
+        param=error.limit,
+        headers=DO_NOT_RETRY if error.retry_seconds is None else _after(error.retry_seconds),
+    )
+
+
+def _after(seconds: float) -> dict[str, str]:
+    """The headers that say when to try again, in whole seconds and in milliseconds."""
+    return {
+        "retry-after": str(max(1, math.ceil(seconds))),
+        "retry-after-ms": str(math.ceil(seconds * 1000)),
+    }
+
+
 def unavailable(message: str, code: str, retry_seconds: float) -> ApiError:
     """A 503 that cost nothing, and is worth another try after a while."""
     return ApiError(
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"{message} Try again shortly.",
         code=code,
-        headers={
-            "retry-after": str(math.ceil(retry_seconds)),
-            "retry-after-ms": str(math.ceil(retry_seconds * 1000)),
-        },
+        headers=_after(retry_seconds),
     )
 
 

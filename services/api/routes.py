@@ -15,20 +15,26 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from planner.errors import LongthinkError
-from services.api.errors import invalid
+from planner.errors import LedgerUnavailable, LongthinkError
+from services.allowance import Usage
+from services.api.errors import invalid, unavailable
 from services.api.exposition import CONTENT_TYPE, merge
 from services.api.limits import Limits
 from services.api.live import Traces, told, unknown
 from services.api.schema import unknown_model
+from services.api.standing import standing
 from services.recent import MOST
 from services.telemetry import Telemetry
+from services.tenants import Tenant, tenant_of
 
 Ready: TypeAlias = Callable[[], Awaitable[dict[str, bool]]]
 """Says of each engine, by name, whether it answers."""
 
 EngineMetrics: TypeAlias = Callable[[], Awaitable[list[tuple[str, str]]]]
 """The Prometheus text of each engine replica, as (replica, text)."""
+
+Usages: TypeAlias = Callable[[Tenant], Awaitable[Usage]]
+"""How a tenant stands: `services.allowance.Allowances.usage`. Raises LedgerUnavailable."""
 
 _TRACE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _SEQ = re.compile(r"[0-9]{1,15}")
@@ -100,6 +106,23 @@ def observed(*, engine_metrics: EngineMetrics, limits: Limits, telemetry: Teleme
     return routes
 
 
+def budget(usage: Usages, *, limits: Limits) -> APIRouter:
+    """What a tenant has used and has left."""
+    routes = APIRouter(tags=["budget"])
+
+    @routes.get("/v1/budget")
+    async def show_budget(request: Request) -> Response:
+        """The limits of whoever asks: used, held by what is under way, left, and when it frees."""
+        tenant = tenant_of(request.scope)
+        try:
+            return _json(standing(tenant, await usage(tenant)))
+        except LedgerUnavailable:
+            message, seconds = "What was spent can't be read at present.", limits.retry_seconds
+            raise unavailable(message, "ledger_unavailable", seconds) from None
+
+    return routes
+
+
 def traces(kept: Traces) -> APIRouter:
     """What each request did, and the end of one that is under way.
 
@@ -112,13 +135,14 @@ def traces(kept: Traces) -> APIRouter:
     @routes.get("")
     async def list_traces(request: Request) -> Response:
         """The newest requests, newest first: at most `limit` of them, 50 without it."""
-        found = await kept.recent(_limit(request.query_params.get("limit", "50")))
+        most = _limit(request.query_params.get("limit", "50"))
+        found = await kept.recent(most, tenant_of(request.scope))
         return _json({"object": "list", "data": [asdict(one) for one in found]})
 
     @routes.get("/{trace_id}")
-    async def show_trace(trace_id: str) -> Response:
+    async def show_trace(trace_id: str, request: Request) -> Response:
         """The log of a request: everything told about it, in order."""
-        events = await kept.read(_id(trace_id))
+        events = await kept.read(_id(trace_id), tenant_of(request.scope))
         return _json({"id": trace_id, "events": [told(event) for event in events]})
 
     @routes.get("/{trace_id}/events")
@@ -128,12 +152,13 @@ def traces(kept: Traces) -> APIRouter:
         With `Last-Event-ID`, from the event after that one.
         """
         last = request.headers.get("last-event-id", "")
-        return await kept.follow(_id(trace_id), int(last) if _SEQ.fullmatch(last) else -1)
+        after = int(last) if _SEQ.fullmatch(last) else -1
+        return await kept.follow(_id(trace_id), after, tenant_of(request.scope))
 
     @routes.delete("/{trace_id}")
-    async def end_trace(trace_id: str) -> Response:
+    async def end_trace(trace_id: str, request: Request) -> Response:
         """End a search: its request is answered with the best so far."""
-        await kept.end(_id(trace_id))
+        await kept.end(_id(trace_id), tenant_of(request.scope))
         return JSONResponse({"id": trace_id, "status": "ending"}, HTTPStatus.ACCEPTED)
 
     return routes

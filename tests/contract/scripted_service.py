@@ -18,12 +18,14 @@ from openai import AsyncOpenAI
 from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vote
 from planner.effort import Options, settle
 from services.api import Limits, build
+from services.api.auth import Find
 from services.idempotency import Lease
 from services.once import Once
 from services.reasoning import Reasoner, Reply, Run
 from services.recent import Recent
-from services.resume import Earlier
+from services.resume import Earlier, owner
 from services.telemetry import Telemetry, configure_logging
+from services.tenants import LOCAL, Tenant
 from services.trace import Event, Kind, Tail, Trace
 
 MODEL = "reference"
@@ -114,11 +116,13 @@ class ScriptedReasoner(Reasoner):
         stream_tokens: bool = False,
         earlier: Earlier | None = None,
         lease: Lease | None = None,
+        tenant: Tenant = LOCAL,
     ) -> Run:
         """Begin the course."""
         if self.refusal is not None:
             raise self.refusal
         run = ScriptedRun(trace_id, query, options, self.play)
+        run.tenant = tenant
         self.runs.append(run)
         self.begun.put_nowait(run)
         self.streamed.append(stream_tokens)
@@ -161,9 +165,13 @@ class Shelf:
             return None
         return Tail(tuple(events[int(mark or 0) :]), str(len(events)), self.silent_seconds)
 
-    async def recent(self, most: int) -> list[Recent]:
+    async def recent(self, most: int, tenant: Tenant) -> list[Recent]:
         """The requests whose traces are open or closed, the last one first."""
-        rows = [_row(trace_id, events) for trace_id, events in self.events.items()]
+        rows = [
+            _row(trace_id, events)
+            for trace_id, events in self.events.items()
+            if tenant.may_see(owner(events))
+        ]
         return rows[::-1][:most]
 
 
@@ -199,6 +207,7 @@ class Stage:
     limits: Limits = field(default_factory=Limits)
     telemetry: Telemetry = field(default_factory=Telemetry)
     once: Once | None = None
+    find: Find | None = None
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -211,6 +220,7 @@ class Stage:
             limits=self.limits,
             telemetry=self.telemetry,
             once=self.once,
+            find=self.find,
         )
 
     async def _ready(self) -> dict[str, bool]:

@@ -176,7 +176,14 @@ def test_a_value_that_is_no_toml_is_refused() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org", ""])  # noqa: S104 - refused
 def test_other_machines_are_kept_out(host: str) -> None:
     """Listening where others can connect is refused, and the message says what to do instead."""
-    assert "Listen on 127.0.0.1" in refusal(None, f"service.host={host}")
+    assert "Set service.keys = true" in refusal(None, f"service.host={host}")
+
+
+def test_other_machines_may_come_with_keys() -> None:
+    """With keys any address may be listened on, and the keys need a Redis that keeps them."""
+    said = ["service.host=0.0.0.0", "service.keys=true"]
+    assert load(None, [*said, "redis.url=redis://a"], {}).service.keys
+    assert "set redis.url" in refusal(None, *said)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])

@@ -222,7 +222,7 @@ def test_other_machines_are_kept_out(longthink: Run) -> None:
     """Serving where others can connect is refused while there are no keys."""
     code, _, err = longthink("serve", "--host", "0.0.0.0")  # noqa: S104 - refused
     assert code == 1
-    assert "no API keys yet" in err
+    assert "Set service.keys = true" in err
 
 
 def test_demo_asks_two_questions_once_and_with_many(fake_service: Any, longthink: Run) -> None:
