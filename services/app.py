@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Self
 
 import ray
@@ -35,6 +36,7 @@ from services.budget import RedisLedger, connect
 from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
 from services.idempotency import Keys
+from services.observed import ObservedLedger, ObservedPool
 from services.once import Once
 from services.outlook import OutlookStore
 from services.reasoning import Reasoner
@@ -97,18 +99,21 @@ class Edge:
             verifier=self._verifier,
         )
         self._telemetry = Telemetry()
+        self._telemetry.describe(version("longthink"), settings.generator.name, _wanted(settings))
         self._traces = TraceStore(
             self._redis,
             ttl_seconds=settings.redis.ttl_seconds,
             lost=self._telemetry.events_lost,
+            seen=self._telemetry.watch.saw,
+        )
+        ledger = RedisLedger(
+            self._redis,
+            lease_seconds=settings.redis.lease_seconds,
+            ttl_seconds=settings.redis.ttl_seconds,
         )
         self._reasoner = Reasoner(
-            self._pool,
-            RedisLedger(
-                self._redis,
-                lease_seconds=settings.redis.lease_seconds,
-                ttl_seconds=settings.redis.ttl_seconds,
-            ),
+            ObservedPool(self._pool, self._telemetry.watch, self._telemetry.meters),
+            ObservedLedger(ledger, self._telemetry.meters),
             self._traces,
             Manner(
                 prices=settings.price_table(),
@@ -361,6 +366,11 @@ def _shipped(settings: Settings) -> Calibration | None:
         f"{path} is the calibration of {found.model}, but the model is {model}: name its own in "
         "service.calibration, or null for none."
     )
+
+
+def _wanted(settings: Settings) -> dict[str, int]:
+    """How many engines of each kind there should be, by what their replicas' names begin with."""
+    return {kind.split()[0]: engine.replicas for kind, engine in settings.engines().items()}
 
 
 def _where(settings: Settings) -> str:
