@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Self
 
 import ray
@@ -37,6 +38,7 @@ from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
 from services.idempotency import Keys
 from services.keyring import Keyring
+from services.observed import ObservedLedger, ObservedPool
 from services.once import Once
 from services.outlook import OutlookStore
 from services.reasoning import Reasoner
@@ -99,10 +101,12 @@ class Edge:
             verifier=self._verifier,
         )
         self._telemetry = Telemetry()
+        self._telemetry.describe(version("longthink"), settings.generator.name, _wanted(settings))
         self._traces = TraceStore(
             self._redis,
             ttl_seconds=settings.redis.ttl_seconds,
             lost=self._telemetry.events_lost,
+            seen=self._telemetry.watch.saw,
         )
         ledger = RedisLedger(
             self._redis,
@@ -116,8 +120,8 @@ class Edge:
             ttl_seconds=settings.redis.ttl_seconds,
         )
         self._reasoner = Reasoner(
-            self._pool,
-            ledger,
+            ObservedPool(self._pool, self._telemetry.watch, self._telemetry.meters),
+            ObservedLedger(ledger, self._telemetry.meters),
             self._traces,
             Manner(
                 prices=settings.price_table(),
@@ -373,6 +377,11 @@ def _shipped(settings: Settings) -> Calibration | None:
         f"{path} is the calibration of {found.model}, but the model is {model}: name its own in "
         "service.calibration, or null for none."
     )
+
+
+def _wanted(settings: Settings) -> dict[str, int]:
+    """How many engines of each kind there should be, by what their replicas' names begin with."""
+    return {kind.split()[0]: engine.replicas for kind, engine in settings.engines().items()}
 
 
 def _where(settings: Settings) -> str:

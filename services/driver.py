@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from math import isfinite
+from time import perf_counter
 from typing import Any, TypeAlias
 
 from planner.confidence import TOP
@@ -170,7 +171,7 @@ class Driver:
             renewal = self._group.create_task(self._keep_lease())
             renewal.add_done_callback(self._heed)
             await self._drive()
-            self._cancel(self._running())
+            self._cancel(self._running(), self._reason)
             await self._settle_within(self._manner.settle_seconds)
             self._conclude()
             await self._settle_within(self._manner.late_seconds)
@@ -626,15 +627,16 @@ class Driver:
             grading = {call for call, one in self._grading.items() if one.task.id in surplus}
             self._cancel(flying | grading)
 
-    def _cancel(self, calls: Collection[str]) -> None:
+    def _cancel(self, calls: Collection[str], why: Stopped | None = None) -> None:
         """Cancel calls that run; what they made until then is still heard of.
 
-        Nobody waits for a worker to take that in: one that hangs would hold up the request.
+        `why` is what ended the search; without it, what they make can't change the answer. Nobody
+        waits for a worker to take that in: one that hangs would hold up the request.
         """
         fresh = set(calls) - self._cancelled
         if fresh:
             self._cancelled |= fresh
-            self._trace.append(Kind.CANCELLED, calls=sorted(fresh))
+            self._trace.append(Kind.CANCELLED, calls=sorted(fresh), why=why or "surplus")
             self._run_errand(self._pool.cancel(fresh))
 
     async def _settle_within(self, seconds: float) -> None:
@@ -661,7 +663,9 @@ class Driver:
     def _conclude(self) -> None:
         """Settle on the outcome. Calls that have yet to report count with all they may cost."""
         self._write_news()
+        began = perf_counter()
         best = self._search.best()
+        choosing = perf_counter() - began
         if self._hurried and self._reason is None:
             self._reason = Stopped.DEADLINE
         stopped = self._reason or self._search.stopped
@@ -675,6 +679,7 @@ class Driver:
             reason=self._reason,
             remarks=list(self._notes),
             unreported=len(unreported),
+            choosing_seconds=choosing,
         )
         self._unreported = len(unreported)
         self.concluded.set_result(Conclusion(outcome, spent, self._unreported))

@@ -9,16 +9,28 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 
 from planner.domain import Cost
+from services.meters import Meters
 from services.reasoning import Reply
+from services.tenants import LOCAL
+from services.watch import Watch, strategy_name
 
 LogFormat: TypeAlias = Literal["json", "text"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -103,6 +115,12 @@ class Ended:
     strategy: str
     reply: Reply | None
     cancelled_calls: int
+    tenant: str = LOCAL.id
+
+
+def _confidence(reply: Reply) -> float:
+    """How likely the answer is right, as the reply says it."""
+    return reply.outcome.confidence if reply.calibrated is None else reply.calibrated
 
 
 def _new(reply: Reply) -> Cost:
@@ -116,6 +134,9 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.meters = Meters(registry)
+        self.watch = Watch([self.meters])
         self.log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
         self._requests = Counter(
             "longthink_requests",
@@ -174,6 +195,38 @@ class Telemetry:
             registry=registry,
         )
         self._told_of_loss = False
+        self._ready = Gauge(
+            "longthink_ready",
+            "Whether this part of the service answers (1) or not (0).",
+            ["part"],
+            registry=registry,
+        )
+        self._wanted: Mapping[str, int] = {}
+        self._parts: set[str] = set()
+        self._engines = Gauge(
+            "longthink_engines",
+            "Engines, by their kind: those that answer, and how many there should be.",
+            ["kind", "state"],
+            registry=registry,
+        )
+
+    def describe(self, version: str, model: str, engines: Mapping[str, int]) -> None:
+        """Say what runs here: `engines` is how many there should be of each kind."""
+        Info("longthink_build", "What runs here.", registry=self.registry).info(
+            {"version": version, "model": model}
+        )
+        for kind, count in engines.items():
+            self._engines.labels(kind, "wanted").set(count)
+        self._wanted = engines
+
+    def stands(self, parts: Mapping[str, bool], replicas: Iterable[str]) -> None:
+        """Say which parts answer, and which engines, by the names of their replicas."""
+        self._parts |= parts.keys()
+        for part in self._parts:
+            self._ready.labels(part).set(parts.get(part, False))
+        answering = Tally(name.partition("-")[0] for name in replicas)
+        for kind in self._wanted:
+            self._engines.labels(kind, "answering").set(answering[kind])
 
     def began(self) -> None:
         """A run was started."""
@@ -181,20 +234,25 @@ class Telemetry:
 
     def progressed(self, strategy: str, seconds: float) -> None:
         """A stream showed its first sign of work."""
-        self._first_progress.labels(strategy).observe(seconds)
+        self._first_progress.labels(strategy_name(strategy)).observe(seconds)
 
     def ended(self, end: Ended) -> None:
         """A run is over, whether or not anybody waited for it."""
         self._in_flight.dec()
-        self._seconds.labels(end.strategy).observe(end.seconds)
-        self._cancelled.labels(end.strategy).inc(end.cancelled_calls)
+        strategy = strategy_name(end.strategy)
+        self._seconds.labels(strategy).observe(end.seconds)
+        self._cancelled.labels(strategy).inc(end.cancelled_calls)
         stopped, spent = None, {}
-        if end.reply is not None:
-            stopped, spent = end.reply.outcome.stopped, self._spend(end.reply)
-        self._requests.labels(end.strategy, stopped or "", str(end.status)).inc()
+        if end.reply is None:
+            self.meters.booked(end.tenant, end.status, Cost())
+            self.watch.failed(end.request_id)
+        else:
+            stopped, spent = end.reply.outcome.stopped, self._spend(end, end.reply)
+        self._requests.labels(strategy, stopped or "", str(end.status)).inc()
         self.log.info(
             "answered" if end.status < 400 else "failed",
             request_id=end.request_id,
+            tenant=end.tenant,
             status=end.status,
             code=end.code,
             stream=end.stream,
@@ -204,9 +262,10 @@ class Telemetry:
             **spent,
         )
 
-    def refused(self, *, status: int, code: str) -> None:
+    def refused(self, *, status: int, code: str, tenant: str = LOCAL.id) -> None:
         """A request ended before anything was started for it."""
         self._requests.labels("", "", str(status)).inc()
+        self.meters.booked(tenant, status, Cost())
         if code == "ledger_unavailable":
             self._ledger_refusals.inc()
         self.log.info("refused", status=status, code=code)
@@ -229,13 +288,16 @@ class Telemetry:
         """The registry in Prometheus's text format."""
         return generate_latest(self.registry).decode()
 
-    def _spend(self, reply: Reply) -> dict[str, int]:
+    def _spend(self, end: Ended, reply: Reply) -> dict[str, int]:
         spent = _new(reply)
+        self.meters.booked(end.tenant, end.status, spent)
+        if spent != Cost():
+            self.meters.answered(reply.effort.strategy, reply.spent, _confidence(reply))
         self._tokens.labels("prompt").inc(spent.prompt_tokens)
         self._tokens.labels("cached").inc(spent.cached_tokens)
         self._tokens.labels("completion").inc(spent.completion_tokens)
         self._tokens.labels("reward").inc(spent.reward_tokens)
-        self._candidates.labels(reply.effort.strategy).inc(spent.candidates)
+        self._candidates.labels(strategy_name(reply.effort.strategy)).inc(spent.candidates)
         self._micro_usd.inc(spent.micro_usd)
         return {
             "candidates": spent.candidates,

@@ -45,8 +45,10 @@ class Kind(StrEnum):
     DECIDED = "decided"
     HURRIED = "hurried"  # there was just time for one more pass, and the search was told so
     STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
-    CANCELLED = "cancelled"  # calls: the ids of those that are to end now
-    CLOSED = "closed"  # outcome, spent; reason, remarks: what of it the search couldn't know
+    CANCELLED = "cancelled"  # calls: the ids of those that are to end now; why they are
+    # outcome, spent; reason, remarks: what of it the search couldn't know; unreported calls;
+    # choosing_seconds: how long it took to choose the answer
+    CLOSED = "closed"
     SETTLED = "settled"  # spent in the end, where calls had yet to report when it was closed
     SENT = "sent"  # budget, ops: what each call that may be sent now holds, see `services.journal`
     PAID = "paid"  # budget, ops: what each call that has ended cost
@@ -141,6 +143,8 @@ class Trace:
         if self._store is not None and kind is not Kind.TOKENS:
             self._store.write(self.id, event, self._runner)
         self.add(event)
+        if self._store is not None:
+            self._store.seen(self, event)
         return event
 
     def add(self, event: Event) -> None:
@@ -189,7 +193,8 @@ class Tail:
 class TraceStore:
     """Traces in Redis streams, each with a time to live of `ttl_seconds`.
 
-    `lost` is told how many events Redis didn't take, and why, each time that happens.
+    `lost` is told how many events Redis didn't take, and why, each time that happens. `seen` is
+    told every event of the traces that are written here, as it happens.
     """
 
     def __init__(
@@ -198,12 +203,14 @@ class TraceStore:
         *,
         ttl_seconds: int = 3600,
         lost: Callable[[int, RedisError], None] = lambda *_: None,
+        seen: Callable[[Trace, Event], None] = lambda *_: None,
     ) -> None:
         self._redis = redis
         self._ttl = ttl_seconds
         self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
         self._lost = lost
+        self.seen = seen
         self._endings: Endings | None = None
         self._late: list[_Entry] = []
 

@@ -76,7 +76,7 @@ def build(
     app.include_router(routes.models(model_name))
     app.include_router(routes.health(ready, limits=limits))
     app.include_router(
-        routes.observed(engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
+        routes.observed(ready, engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
     )
     app.include_router(routes.traces(Traces(reasoner, traces, limits)))
     if usage is not None:

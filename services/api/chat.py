@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -65,14 +66,15 @@ class ChatCompletions:
         Raises ApiError for what is refused; anything else is a failure of the service.
         """
         began = monotonic()
+        tenant = tenant_of(request.scope)
         try:
             body = await read_json(request, self._limits)
             ask = parse(body, model=self._model, limits=self._limits)
             key = read_key(request, body)
-            turn = await self._start(ask, key, request_id, began, tenant_of(request.scope))
+            turn = await self._start(ask, key, request_id, began, tenant)
         except Exception as error:
             refusal = self._told(error)
-            self._telemetry.refused(status=refusal.status, code=refusal.code)
+            self._telemetry.refused(status=refusal.status, code=refusal.code, tenant=tenant.id)
             raise
         if ask.stream:
             return EventStream(turn, self._writer(turn).chunks())
@@ -105,7 +107,7 @@ class ChatCompletions:
             run = await self._once.run(key, start, trace_id=request_id, stream_tokens=live)
         else:
             raise invalid("This service keeps no keys: send none.", HEADER)
-        turn = Turn(ask, run, began=began, book=self._book)
+        turn = Turn(ask, run, began=began, book=partial(self._book, tenant))
         self._turns.add(turn)
         self._telemetry.began()
         return turn
@@ -144,7 +146,7 @@ class ChatCompletions:
     def _told(self, error: Exception, *, spent: bool = False) -> ApiError:
         return told(error, retry_seconds=self._limits.retry_seconds, spent=spent)
 
-    def _book(self, turn: Turn) -> None:
+    def _book(self, tenant: Tenant, turn: Turn) -> None:
         """Write the request into the log and the metrics, once its run is over."""
         self._turns.discard(turn)
         error = _error(turn)
@@ -162,6 +164,7 @@ class ChatCompletions:
                 strategy=turn.run.effort.strategy,
                 reply=None if error else turn.result(),
                 cancelled_calls=_cancelled(turn),
+                tenant=tenant.id,
             )
         )
 

@@ -88,19 +88,25 @@ def health(ready: Ready, *, limits: Limits) -> APIRouter:
     return routes
 
 
-def observed(*, engine_metrics: EngineMetrics, limits: Limits, telemetry: Telemetry) -> APIRouter:
+def observed(
+    ready: Ready, *, engine_metrics: EngineMetrics, limits: Limits, telemetry: Telemetry
+) -> APIRouter:
     """What the service did, in figures."""
     routes = APIRouter(tags=["observability"])
+
+    async def heard() -> list[tuple[str, str]]:
+        try:
+            async with asyncio.timeout(limits.probe_seconds):
+                return await engine_metrics()
+        except (LongthinkError, TimeoutError) as error:
+            telemetry.engines_unheard(error)
+            return []
 
     @routes.get("/metrics")
     async def metrics() -> Response:
         """The metrics of the service and of every engine replica, for Prometheus."""
-        engines: list[tuple[str, str]] = []
-        try:
-            async with asyncio.timeout(limits.probe_seconds):
-                engines = await engine_metrics()
-        except (LongthinkError, TimeoutError) as error:
-            telemetry.engines_unheard(error)
+        engines, parts = await asyncio.gather(heard(), _engines(ready, limits.probe_seconds))
+        telemetry.stands(parts, (replica for replica, _ in engines))
         return Response(merge(telemetry.metrics(), engines), media_type=CONTENT_TYPE)
 
     return routes

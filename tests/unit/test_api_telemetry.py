@@ -46,6 +46,7 @@ async def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
         "event": "answered",
         "level": "info",
         "request_id": response.headers["x-request-id"],
+        "tenant": "local",
         "status": 200,
         "code": None,
         "stream": False,
