@@ -10,6 +10,7 @@ from services.evaluation.questions import by_difficulty
 from services.evaluation.results import Record, Results
 from services.evaluation.variants import EFFORTS, Variant
 
+_SAMPLES = ("majority", "best_of_n")
 _QUARTERS = ("hardest quarter", "third quarter", "second quarter", "easiest quarter")
 
 
@@ -43,9 +44,10 @@ def spreads(results: Results, compared: Sequence[Variant]) -> tuple[Spread, ...]
     if len(ordered) < 2:
         return ()
     least, most = (_replies(results, variant) for variant in (ordered[0], ordered[-1]))
-    shared = [name for name in least if name in most]
+    ease = _ease(results, compared)
+    shared = [name for name in least if name in most and name in ease]
     found = []
-    for group, names in _groups(shared, least, _ease(results, compared)):
+    for group, names in _groups(shared, least, ease):
         if names:
             found.append(
                 Spread(
@@ -79,10 +81,15 @@ def _groups(
 
 
 def _ease(results: Results, compared: Sequence[Variant]) -> dict[str, float]:
-    """Of each question, the share of all its candidates on record that are right."""
+    """Of each question, the share of its candidates on record that are right.
+
+    Those of independent samples alone, where such a variant was compared: what decides by itself
+    draws the more candidates the harder a question looks, and has its best ones on record.
+    """
     right: dict[str, int] = {}
     finished: dict[str, int] = {}
-    for variant in compared:
+    samples = [one for one in compared if one.strategy in _SAMPLES and one.stop == "none"]
+    for variant in samples or compared:
         for name, record in _replies(results, variant).items():
             right[name] = right.get(name, 0) + record.correct
             finished[name] = finished.get(name, 0) + record.finished

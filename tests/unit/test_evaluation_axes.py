@@ -321,6 +321,19 @@ def test_the_spread_is_of_the_least_and_the_most_effort(tmp_path: Path) -> None:
     assert "| hard | 4 | 100 | 8,000 | 80.0 |" in text
 
 
+def test_what_is_easy_is_told_by_independent_samples_where_there_are_any(tmp_path: Path) -> None:
+    """An effort has the candidates on record that it ended with, which are right more often."""
+    (samples,) = variants(["majority@none"], [16])
+    with opened(tmp_path, {}) as results:
+        most = spent(results, "max", [8000, 200, 9000, 200], [10, 9, 10, 9])
+        least = spent(results, "none", [100] * 4, [1, 1, 1, 1])
+        for place, right in enumerate([2, 16, 3, 15]):
+            results.add(record(samples, f"q{place}", correct=right, finished=16))
+        found = {one.group: one for one in spreads(results, (most, least, samples))}
+    assert found["easiest quarter"].ratio == 2
+    assert found["hardest quarter"].ratio == 80
+
+
 def test_every_effort_can_be_measured(tmp_path: Path) -> None:
     """All words that a request may have, in their order."""
     made = variants([], [], efforts=EFFORTS)
