@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,9 @@ from typing import Any, Self
 import httpx
 
 from planner.errors import LongthinkError
+
+KEY = "LONGTHINK_API_KEY"
+"""The variable that has the API key to send. On a command line everybody could read it."""
 
 _CHAT = "/v1/chat/completions"
 _BUSY = (429, 503)
@@ -33,13 +37,24 @@ class ServiceError(LongthinkError):
 
 
 class Client:
-    """A connection to the service at `url`; use it as a context."""
+    """A connection to the service at `url`; use it as a context.
 
-    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    It sends `key`, or else the one in the environment, or none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        key = key or os.environ.get(KEY)
         self.url = url.rstrip("/").removesuffix("/v1")
         self._http = httpx.AsyncClient(
             base_url=self.url,
             transport=transport,
+            headers={"authorization": f"Bearer {key}"} if key else {},
             # A search may take as long as its budget lets it; only connecting may not.
             timeout=httpx.Timeout(None, connect=10.0),
             limits=httpx.Limits(max_connections=None),
@@ -144,6 +159,8 @@ class Client:
             attempt += 1
             if body is None or attempt == _TRIES or not _later(response):
                 told = _told(_parsed(response.content)) or f"HTTP status {response.status_code}"
+                if response.status_code == httpx.codes.UNAUTHORIZED:
+                    told = f"{told} Put your key into the variable {KEY}."
                 raise ServiceError(told, response.status_code)
             await asyncio.sleep(_wait(response, attempt))
 
