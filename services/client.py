@@ -83,6 +83,11 @@ class Client:
         """The trace of a request, as JSON."""
         return await self._get(f"/v1/traces/{trace_id}")
 
+    async def metrics(self) -> str:
+        """The service's figures and its engines', in Prometheus' text format."""
+        async with self._sent("GET", "/metrics") as response:
+            return (await response.aread()).decode()
+
     async def follow(self, trace_id: str) -> AsyncIterator[dict[str, Any]]:
         """The events of a trace from the first to the last, as they come.
 
