@@ -50,11 +50,13 @@ def build(
     telemetry: Telemetry | None = None,
     settle: Callable[[Options], Effort] = settle,
     once: Once | None = None,
+    meterable: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
     `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
-    answers what has an `Idempotency-Key`; without it, no key is taken.
+    answers what has an `Idempotency-Key`; without it, no key is taken. `meterable` raises
+    LedgerUnavailable while nothing can be metered, so that nothing is begun.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
@@ -75,7 +77,13 @@ def build(
     app.include_router(routes.traces(Traces(reasoner, traces, limits)))
     app.include_router(page.page())
     chat = ChatCompletions(
-        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle, once=once
+        reasoner,
+        model=model_name,
+        limits=limits,
+        telemetry=telemetry,
+        settle=settle,
+        once=once,
+        meterable=meterable,
     )
 
     @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=_documentation())

@@ -199,6 +199,7 @@ class Stage:
     limits: Limits = field(default_factory=Limits)
     telemetry: Telemetry = field(default_factory=Telemetry)
     once: Once | None = None
+    meterable: Callable[[], None] = lambda: None
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -211,6 +212,7 @@ class Stage:
             limits=self.limits,
             telemetry=self.telemetry,
             once=self.once,
+            meterable=self.meterable,
         )
 
     async def _ready(self) -> dict[str, bool]:
