@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 from planner.calibration import Calibration
 from planner.domain import Sampling
 from planner.effort import settle
-from planner.errors import LongthinkError
+from planner.errors import LedgerUnavailable, LongthinkError
 from services.allowance import Allowances
 from services.api.app import build
 from services.api.limits import Limits
@@ -89,7 +89,7 @@ class Edge:
     ) -> None:
         configure_logging(settings.service.log_format, settings.service.log_level)
         self._settings = settings
-        self._redis = connect(redis_url)
+        self._redis = connect(redis_url, answer_seconds=settings.redis.answer_seconds)
         self._verifier = Verifier()
         self._pool = ServePool(
             generator,
@@ -162,6 +162,7 @@ class Edge:
             ),
             find=Keyring(self._redis).find if service.keys else None,
             usage=self._allowances.usage,
+            meterable=self._meterable,
         )
 
     async def counters(self) -> dict[str, dict[str, int]]:
@@ -175,6 +176,10 @@ class Edge:
 
     async def _ready(self) -> dict[str, bool]:
         return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}
+
+    def _meterable(self) -> None:
+        if (why := self._redis.pulse.away) is not None:
+            raise LedgerUnavailable(f"Redis is away: {why}")
 
     async def _redis_answers(self) -> bool:
         try:

@@ -64,8 +64,9 @@ class Manner:
     bounds the calls of one request at a time, and `first_wave` those that a request with a deadline
     begins with; `lease_seconds` is that of the ledger;
     `settle_seconds` is how long a reply waits for the true cost of what was cancelled, and
-    `late_seconds` how long that is awaited after the reply; `progress_seconds` lie at least
-    between two standings in the trace.
+    `late_seconds` how long that is awaited after the reply; what the ledger couldn't be told by
+    then, as Redis was away, is kept for `owed_seconds`; `progress_seconds` lie at least between
+    two standings in the trace.
     """
 
     prices: Prices = Prices()
@@ -76,6 +77,7 @@ class Manner:
     lease_seconds: float = 10.0
     settle_seconds: float = 0.25
     late_seconds: float = 10.0
+    owed_seconds: float = 600.0
     progress_seconds: float = 0.1
 
 
@@ -176,7 +178,7 @@ class Driver:
             self._conclude()
             await self._settle_within(self._manner.late_seconds)
             self._write_off()
-            await self._purses.insist(self._manner.late_seconds)
+            await self._purses.insist(self._manner.owed_seconds)
             renewal.cancel()
 
     async def _drive(self) -> None:

@@ -46,8 +46,9 @@ return 1
 _RENEW = (
     _NOW
     + """
-if redis.call('HGET', KEYS[1], 'runner') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'until', now + ARGV[2])
+local runner = redis.call('HGET', KEYS[1], 'runner')
+if runner and runner ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'runner', ARGV[1], 'until', now + ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
@@ -128,9 +129,11 @@ class Keys:
         """Run a script on who runs a request."""
         return bool(await _answer(self._redis.eval(text, 1, runner_key(trace_id), *words)))
 
-    async def keep(self, key: Key) -> None:
-        """Have the record of the key live on."""
-        await _answer(self._redis.pexpire(key.record, self.ttl_ms))
+    async def keep(self, key: Key, trace_id: str) -> None:
+        """Have the record of the key live on, also in a Redis that has lost its data."""
+        if not await _answer(self._redis.pexpire(key.record, self.ttl_ms)):
+            value = f"{key.digest} {trace_id}"
+            await _answer(self._redis.set(key.record, value, nx=True, px=self.ttl_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ class Lease:
             with suppress(LedgerUnavailable):
                 if not await self.keys.script(_RENEW, self.trace_id, self.runner, *self._times):
                     raise Superseded("Another runner took it over.")
-                await self.keys.keep(self.key)
+                await self.keys.keep(self.key, self.trace_id)
 
     @property
     def _times(self) -> tuple[int, int]:

@@ -26,7 +26,17 @@ from services.journal import Journal
 from services.outlook import OutlookStore
 from services.purse import Purses
 from services.record import effort_data, query_data
-from services.resume import Before, Earlier, Recollection, Saved, Standing, Unsettled, allowed, kept
+from services.resume import (
+    Before,
+    BrokenTrace,
+    Earlier,
+    Recollection,
+    Saved,
+    Standing,
+    Unsettled,
+    allowed,
+    kept,
+)
 from services.tenants import LOCAL, Tenant
 from services.trace import Kind, Superseded, Trace, TraceStore
 from workers.messages import Prompt
@@ -355,7 +365,10 @@ class Reasoner:
             "There is no such trace any more: traces are kept for a limited time, and not beyond a "
             "restart of the service. Send the request without longthink.trace_id."
         )
-        saved = await self.saved(trace_id)
+        try:
+            saved = await self.saved(trace_id)
+        except BrokenTrace:
+            saved = None
         if saved is None or saved.tenant != tenant.id:
             raise gone
         try:
@@ -492,7 +505,7 @@ class Reasoner:
             raise
         finally:
             # Out of reach, the ledger lets the budget lapse by itself, and the lease goes as well.
-            with suppress(LedgerUnavailable, Superseded):
+            with suppress(LedgerUnavailable, Superseded, UnknownBudget):
                 if not superseded:
                     await self._end(run, lease)
             if self._outlooks is not None:

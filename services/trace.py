@@ -58,7 +58,8 @@ class Kind(StrEnum):
 
 
 _FENCED = """
-if redis.call('HGET', KEYS[2], 'runner') ~= ARGV[1] then return 0 end
+local runner = redis.call('HGET', KEYS[2], 'runner')
+if runner and runner ~= ARGV[1] then return 0 end
 for i = 3, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'seq', ARGV[i], 'seconds', ARGV[i + 1], 'kind', ARGV[i + 2],
     'data', ARGV[i + 3])

@@ -53,12 +53,14 @@ def build(
     once: Once | None = None,
     find: Find | None = None,
     usage: Usages | None = None,
+    meterable: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
     `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
     answers what has an `Idempotency-Key`; without it, no key is taken. `find` knows the API keys;
-    without it whoever comes is the local tenant. `usage` says how a tenant stands.
+    without it whoever comes is the local tenant. `usage` says how a tenant stands. `meterable`
+    raises LedgerUnavailable while nothing can be metered, so that nothing is begun.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
@@ -83,7 +85,13 @@ def build(
         app.include_router(routes.budget(usage, limits=limits))
     app.include_router(page.page())
     chat = ChatCompletions(
-        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle, once=once
+        reasoner,
+        model=model_name,
+        limits=limits,
+        telemetry=telemetry,
+        settle=settle,
+        once=once,
+        meterable=meterable,
     )
 
     @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=_documentation())

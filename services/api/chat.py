@@ -51,7 +51,10 @@ class ChatCompletions:
         telemetry: Telemetry,
         settle: Callable[[Options], Effort],
         once: Once | None = None,
+        meterable: Callable[[], None] = lambda: None,
     ) -> None:
+        """`meterable` raises LedgerUnavailable while nothing can be metered."""
+        self._meterable = meterable
         self._reasoner = reasoner
         self._once = once
         self._model = model
@@ -68,6 +71,7 @@ class ChatCompletions:
         began = monotonic()
         tenant = tenant_of(request.scope)
         try:
+            self._meterable()
             body = await read_json(request, self._limits)
             ask = parse(body, model=self._model, limits=self._limits)
             key = read_key(request, body)

@@ -208,6 +208,7 @@ class Stage:
     telemetry: Telemetry = field(default_factory=Telemetry)
     once: Once | None = None
     find: Find | None = None
+    meterable: Callable[[], None] = lambda: None
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -221,6 +222,7 @@ class Stage:
             telemetry=self.telemetry,
             once=self.once,
             find=self.find,
+            meterable=self.meterable,
         )
 
     async def _ready(self) -> dict[str, bool]:
