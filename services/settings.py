@@ -204,6 +204,10 @@ class EngineSettings(Section):
     max_queued_tokens: Positive = 1_000_000
     """Tokens of prompts that may wait in one engine; past that it refuses."""
 
+    silence_seconds: Annotated[float, Field(ge=1)] = 30.0
+    """An engine that has work and finishes no step of it for so long hangs: its calls are lost,
+    others take them over, and it is replaced. More than its longest step ever takes."""
+
     enforce_eager: bool = True
     """Run without compiling graphs: a quicker start, slower tokens on a GPU."""
 
