@@ -27,8 +27,8 @@ from services.outlook import OutlookStore
 from services.purse import Purses
 from services.record import effort_data, query_data
 from services.resume import Before, Earlier, Recollection, Saved, Standing, Unsettled, allowed, kept
-from services.tenants import LOCAL, Tenant
 from services.second_tries import SecondTries
+from services.tenants import LOCAL, Tenant
 from services.trace import Kind, Superseded, Trace, TraceStore
 from workers.messages import Prompt
 from workers.ports import Pool

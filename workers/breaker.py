@@ -2,10 +2,11 @@
 
 A pure state machine: it owns no tasks and no clock. A breaker is closed while its worker does what
 it is given. It opens when the worker has lost `LOSSES` calls with nothing done in between, or was
-found to hang. After its pause it is half open: one batch is let through as a probe, and what comes
-of that closes it, or opens it for twice as long.
+found to hang. After its pause it is half open: one call is sent to it as a probe, and what comes of
+that closes it, or opens it for twice as long.
 
-What always holds: a worker whose breaker is open is only ever given what no other could take.
+What always holds: a worker whose breaker isn't closed is only given probes, one at a time, and what
+no other could take.
 """
 
 from __future__ import annotations
@@ -65,9 +66,8 @@ class Breaker:
                 return self.probed is None or now - self.probed > PROBE_SECONDS
 
     def sent(self, now: float) -> None:
-        """Something is on its way to the worker."""
-        if self.state(now) == "half-open":
-            self.probed = now
+        """A probe is on its way to the worker."""
+        self.probed = now
 
     def lost(self, now: float, *, hung: bool = False) -> None:
         """The worker lost a call, or was found to hang. What was sent before it opened may end
@@ -109,14 +109,22 @@ class Breakers:
         return breaker
 
     def well(self, name: str) -> None:
-        """A worker did what it was given."""
+        """A worker did what it was given, or is there no more."""
         self._by_name.pop(name, None)
 
     def shut(self, now: float) -> tuple[str, ...]:
-        """The workers to which nothing should be sent now."""
+        """The workers to which nothing but a probe should be sent now."""
         for name in [it for it, one in self._by_name.items() if one.forgotten(now)]:
             del self._by_name[name]
-        return tuple(name for name, it in self._by_name.items() if not it.allows(now))
+        return tuple(self.states(now))
+
+    def probe(self, now: float) -> str:
+        """A worker to which a probe is to be sent now, as that is what follows; "" for none."""
+        for name, breaker in self._by_name.items():
+            if breaker.state(now) == "half-open" and breaker.allows(now):
+                breaker.sent(now)
+                return name
+        return ""
 
     def states(self, now: float) -> dict[str, State]:
         """What each is that isn't simply closed."""

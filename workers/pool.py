@@ -311,9 +311,12 @@ class _Crew:
         """The calls split between the replicas, on their way from now on; none to `rival`."""
         for name in self.avoided():
             self.homes.leave(name)
-        loads = self._loads()
-        shares = self.homes.share([call.branch for call in calls], loads, rival)
-        flights = [
+        flights = []
+        if calls and not rival and (probe := self.breakers.probe(time.monotonic())):
+            flights.append(_Flight(self, probe, calls[:1]))
+            calls = calls[1:]
+        shares = self.homes.share([call.branch for call in calls], self._loads(), rival)
+        flights += [
             _Flight(self, name, [calls[at] for at in share], rival) for name, share in shares
         ]
         self.flights.update(flights)
@@ -334,15 +337,16 @@ class _Crew:
         now = time.monotonic()
         if not self.presence.allows(now):
             return 0.0
-        self.presence.sent(now)
         if self.presence.state(now) == "closed":
             return self.patience.taken
+        self.presence.sent(now)
         return min(_PROBE_SECONDS, self.patience.taken)
 
-    def took(self, replica: str) -> None:
-        """A replica has taken a batch."""
+    def took(self, replica: str, home: str) -> None:
+        """A replica has taken a batch that was meant for `home`."""
         self.presence.well()
-        self.breakers.of(replica).sent(time.monotonic())
+        if home != replica:
+            self.breakers.well(home)  # it is gone
 
     def ended(self, replica: str, *, lost: bool) -> None:
         """A replica has ended a call."""
@@ -440,7 +444,7 @@ class _Flight:
                 for ended in self._end(self._dropped, "cancelled"):
                     yield ended
                 return
-            self.crew.took(self._replica)
+            self.crew.took(self._replica, self._home)
             self.crew.homes.settle(self._replica, (call.branch for call in batch), self._home)
             await self.cancel(patience)
             async for group in _heard(items, self.crew.patience.silence):
@@ -562,7 +566,7 @@ async def _items(
     Raises _LostError when the replica is lost.
     """
     handle = crew.handle.options(method_name=crew.method, stream=True)
-    avoid = (*crew.avoided(), *([rival] if rival else []))
+    avoid = tuple(name for name in (*crew.avoided(), rival) if name not in ("", home))
     call = partial(handle.remote, batch, home=home, avoid=avoid)
     response = cast("DeploymentResponseGenerator[Any]", _detached(call))
     try:
