@@ -162,6 +162,7 @@ class Driver:
         self._ended_flights = 0
         self._reason: Stopped | None = None
         self._notes: list[str] = []
+        self._unscored = 0
         self._next_standing = 0.0
         self._unreported = 0
         self._began = self._loop.time()
@@ -722,6 +723,7 @@ class Driver:
         elif made.lost and self._may_try_again(grading):
             self._rest(grading)
         else:
+            self._unscored += made.lost
             self._tell(task, grading.result("failed", error=made.error))
 
     def _reading(self, candidate: Candidate) -> int:
@@ -796,6 +798,11 @@ class Driver:
         best = self._search.best()
         if self._hurried and self._reason is None:
             self._reason = Stopped.DEADLINE
+        if self._unscored:
+            self._notes.append(
+                f"The reward model was lost: {self._unscored} gradings failed, and what they were "
+                "for went without a score."
+            )
         stopped = self._reason or self._search.stopped
         outcome = replace(best, stopped=stopped, notes=(*best.notes, *self._notes))
         unreported = [*self._flying.values(), *self._grading.values(), *self._twins.values()]

@@ -233,15 +233,21 @@ async def test_without_its_reward_model_a_search_ends_with_what_it_has(
 ) -> None:
     """It is lost in mid-search and stays away: there is an answer, and the reply says how."""
     left = 3
+    whole = "".join(f"step {place}\n" for place in range(4)) + "#### 7"
+
+    def write(call: Generate) -> Script:
+        made = bytes(call.prompt_ids).rpartition(b"How many?\n")[2]
+        return Script(whole[len(made) :])
 
     def judge(call: Any) -> Verdict:
         nonlocal left
         left -= 1
         return Verdict((0.5,) * len(call.steps)) if left > 0 else Verdict(fault="lost")
 
-    bench = Bench(redis_client, FakePool(judge=judge))
+    bench = Bench(redis_client, FakePool(write, judge))
     async with asyncio.timeout(30):
         reply, events = await bench.ask(wide(8, strategy=strategy))
     assert {event.data["status"] for event in told(events, "grade")} >= {"failed"}
     assert reply.outcome.answer is not None
-    assert reply.outcome.notes
+    assert any("reward model was lost" in note for note in reply.outcome.notes)
+    assert (await bench.ledger.account(reply.trace_id)).held.reward_tokens == 0
