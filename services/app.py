@@ -43,6 +43,7 @@ from services.once import Once
 from services.outlook import OutlookStore
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
+from services.second_tries import SecondTries
 from services.settings import REFERENCE, Settings
 from services.telemetry import Telemetry, configure_logging
 from services.trace import TraceStore
@@ -67,6 +68,9 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_LATER_SECONDS = 5.0
+"""A replica whose engine hangs should say so before its callers find out by its silence."""
+
 _OBJECT_STORE_BYTES = 100 << 20
 """Nothing large passes between the processes: Ray's least is plenty."""
 
@@ -98,6 +102,7 @@ class Edge:
             generators=settings.generator.replicas,
             planners=settings.planner.replicas,
             rewards=settings.reward.replicas,
+            silence_seconds=_LATER_SECONDS + settings.longest_silence(),
             verifier=self._verifier,
         )
         self._telemetry = Telemetry()
@@ -136,6 +141,7 @@ class Edge:
                 settings.generator.name, CalibrationStore(self._redis), calibration
             ),
             allowances=self._allowances,
+            second_tries=SecondTries(settings.service.hedge_share),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -22,6 +22,7 @@ from planner.domain import (
     Result,
     derive_seed,
 )
+from planner.ports import Commit
 from planner.steps import split_steps
 from workers import messages
 
@@ -52,6 +53,8 @@ class Flight:
     worker: str | None = None
     sent: float = 0.0
     """When its present call was sent, on the loop's clock."""
+    looked: float = 0.0
+    """When it was last looked whether that call is late; never again, once it was sent twice."""
 
     @property
     def kind(self) -> tuple[str, bool, str]:
@@ -138,18 +141,9 @@ class Flight:
         what nobody can know must not go unmetered.
         """
         self.token_ids.extend(made.token_ids)
-        if made.lost:
-            self.losses += 1
-            cost = replace(self.held, candidates=0)
-        else:
-            counted = bool(self.cost.candidates) or not self._makes_a_candidate(made)
-            cost = Cost(
-                prompt_tokens=made.prompt_tokens,
-                cached_tokens=made.cached_tokens,
-                completion_tokens=made.completion_tokens,
-                candidates=0 if counted else 1,
-            )
-            cost = replace(cost, micro_usd=prices.micro_usd(cost))
+        self.losses += made.lost
+        counted = made.lost or bool(self.cost.candidates) or not self._makes_a_candidate(made)
+        cost = _cost_of(made, self.held, prices, candidates=0 if counted else 1)
         self.cost += cost
         self.text += made.text
         self.logprob = _sum(self.logprob, made.logprob)
@@ -196,6 +190,64 @@ class Flight:
         )
         made = candidate if self.token_ids or status == "done" else None
         return Result(self.task.id, status, made, self.cost, error, self.worker)
+
+
+@dataclass(slots=True)
+class Twin:
+    """A call that does the same as the one that carries its flight.
+
+    While it is `racing`, whichever of the two ends well first has done the task, and the other one
+    is cancelled: that is a twin then, too, of which only the cost is awaited. A task is one
+    candidate, whatever its calls: that one is charged with the call for which it was held.
+    """
+
+    flight: Flight
+    op: str
+    held: Cost
+    racing: bool = True
+    candidates: int = 0
+
+    @property
+    def task(self) -> Expand:
+        """What it does."""
+        return self.flight.task
+
+    def cost(self, made: messages.Generated, prices: Prices) -> Cost:
+        """What the call cost, whose result nobody needs."""
+        return _cost_of(made, self.held, prices, candidates=self.candidates)
+
+    def win(self) -> Twin:
+        """Let it carry the flight from here; what carried it until now is its twin."""
+        flight = self.flight
+        beaten = Twin(flight, flight.op, flight.held, racing=False)
+        flight.op, flight.held = self.op, self.held
+        return beaten
+
+    def take_over(self, made: messages.Generated, prices: Prices) -> Commit:
+        """The call that carried the flight has failed: go on as if this had carried it.
+
+        What has failed keeps the candidate that was held with it: there is none with this.
+        """
+        flight = self.flight
+        flight.losses += made.lost
+        cost = _cost_of(made, flight.held, prices, candidates=flight.held.candidates)
+        flight.cost += cost
+        commit = Commit(flight.op, cost)
+        flight.op, flight.held = self.op, self.held
+        return commit
+
+
+def _cost_of(made: messages.Generated, held: Cost, prices: Prices, *, candidates: int) -> Cost:
+    """What a call cost: all that it held where its worker was lost, as nobody can know better."""
+    if made.lost:
+        return replace(held, candidates=candidates)
+    cost = Cost(
+        prompt_tokens=made.prompt_tokens,
+        cached_tokens=made.cached_tokens,
+        completion_tokens=made.completion_tokens,
+        candidates=candidates,
+    )
+    return replace(cost, micro_usd=prices.micro_usd(cost))
 
 
 @dataclass(slots=True)

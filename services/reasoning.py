@@ -37,6 +37,7 @@ from services.resume import (
     allowed,
     kept,
 )
+from services.second_tries import SecondTries
 from services.tenants import LOCAL, Tenant
 from services.trace import Kind, Superseded, Trace, TraceStore
 from workers.messages import Prompt
@@ -149,6 +150,7 @@ class Reasoner:
         outlooks: OutlookStore | None = None,
         calibrations: Calibrations | None = None,
         allowances: Allowances | None = None,
+        second_tries: SecondTries | None = None,
     ) -> None:
         """Without `calibrations` confidence stays raw, without `allowances` nobody is limited."""
         self._pool = pool
@@ -163,6 +165,7 @@ class Reasoner:
         self._seen = Experience()
         self._context: int | None = None
         """The model's, in tokens, once a prompt has been read."""
+        self._second_tries = second_tries or SecondTries()
         self._runs: dict[asyncio.Task[None], Run] = {}
 
     async def start(
@@ -414,6 +417,7 @@ class Reasoner:
             pending=course.pending,
             recall=course.recall,
             first_op=course.first_op,
+            second_tries=self._second_tries,
         )
         driver.concluded.add_done_callback(partial(self._learn, course.effort))
         run = Run(

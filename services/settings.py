@@ -89,6 +89,11 @@ class ServiceSettings(Section):
     """When the service is stopped, requests in flight end at once with the best they have so far.
     Those that have not been answered after so many seconds are cut off."""
 
+    hedge_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Calls to generators that may be sent a second time, to another engine, since they take far
+    longer than others like them: so many of all calls, paid out of the request's budget. 0 never
+    does."""
+
     calibration: str | None = REFERENCE
     """File of what `longthink eval --calibrate` found, by which confidence means what it says, for
     what Redis doesn't know; "reference" is the one of the models that ship with longthink."""
@@ -207,6 +212,10 @@ class EngineSettings(Section):
 
     max_queued_tokens: Positive = 1_000_000
     """Tokens of prompts that may wait in one engine; past that it refuses."""
+
+    silence_seconds: Annotated[float, Field(ge=1)] = 30.0
+    """An engine that has work and finishes no step of it for so long hangs: its calls are lost,
+    others take them over, and it is replaced. More than its longest step ever takes."""
 
     enforce_eager: bool = True
     """Run without compiling graphs: a quicker start, slower tokens on a GPU."""
@@ -418,6 +427,10 @@ class Settings(Section):
         if self.reward.enabled:
             engines["reward model"] = self.reward
         return engines
+
+    def longest_silence(self) -> float:
+        """Seconds for which none of the engines says nothing while it has work."""
+        return max(engine.silence_seconds for engine in self.engines().values())
 
     def price_table(self) -> Prices:
         """The prices as the budget counts them."""

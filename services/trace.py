@@ -45,6 +45,7 @@ class Kind(StrEnum):
     DECIDED = "decided"
     HURRIED = "hurried"  # there was just time for one more pass, and the search was told so
     STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
+    HEDGED = "hedged"  # id of a task that takes long, call: the id of its second call, on the way
     CANCELLED = "cancelled"  # calls: the ids of those that are to end now; why they are
     # outcome, spent; reason, remarks: what of it the search couldn't know; unreported calls;
     # choosing_seconds: how long it took to choose the answer

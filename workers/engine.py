@@ -6,11 +6,14 @@ module imports vLLM, which takes seconds: only a replica does, after `set_enviro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import REGISTRY, generate_latest
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.loggers import StatLoggerBase
 
 from workers.executor import ReplicaExecutor
 from workers.options import CPU_BLOCK_SIZE, EngineOptions
@@ -26,14 +29,36 @@ _COUNTERS = {
 }
 
 
-def start_engine(options: EngineOptions, **arguments: Any) -> AsyncLLM:
+class _Steps(StatLoggerBase):
+    """Tells of every step that an engine has finished."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+
+    def record(self, *_: Any, **__: Any) -> None:
+        """Called by vLLM after each step."""
+        self._beat()
+
+    def log_engine_initialized(self) -> None:
+        """Called by vLLM when the engine is up."""
+        self._beat()
+
+
+def start_engine(
+    options: EngineOptions, beat: Callable[[], None] = lambda: None, **arguments: Any
+) -> AsyncLLM:
     """Start vLLM in this process and its child; must be called in a running event loop.
 
+    `beat` is called at the end of every step, so that an engine that hangs can be told.
     `arguments` are vLLM's own, over those that the options make. Raises what vLLM raises when it
     can't load the model, which fails the replica with that message.
     """
     asked = _arguments(options) | arguments | dict(options.extra)
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**asked))
+
+    def steps(_config: VllmConfig, _engine: int) -> StatLoggerBase:
+        return _Steps(beat)
+
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**asked), stat_loggers=[steps])
 
 
 def _arguments(options: EngineOptions) -> dict[str, Any]:

@@ -11,9 +11,13 @@ from pathlib import Path
 
 from workers.options import EngineOptions
 
+REPLICA_PID = "_LONGTHINK_REPLICA_PID"
+"""The variable that says whose child the engine's process is, from before that one is there."""
+
 
 def set_environment(options: EngineOptions) -> None:
     """Tell vLLM and its libraries what the engine's options can't."""
+    os.environ[REPLICA_PID] = str(os.getpid())
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if Path(options.model).is_dir():

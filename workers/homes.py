@@ -67,14 +67,16 @@ class Homes:
         self._lives: OrderedDict[Branch, str] = OrderedDict()
 
     def share(
-        self, branches: Sequence[Branch], loads: Mapping[str, int]
+        self, branches: Sequence[Branch], loads: Mapping[str, int], rival: str = ""
     ) -> list[tuple[str, list[int]]]:
         """Whose turn each call is: replicas, each with the places of its calls in the batch.
 
         `loads` are the calls in flight by replica; those under "" are on their way to one that
-        isn't known yet, and so is a share under "".
+        isn't known yet, and so is a share under "". Nothing is for the replica `rival`.
         """
         slots = [*self._names, *[""] * (self.replicas - len(self._names))]
+        if rival:
+            slots = [name for name in slots if name != rival] or [""]
         number = {name: slot for slot, name in enumerate(slots) if name}
         homes = [number.get(self._home(branch)) for branch in branches]
         chosen = self._place(homes, [loads.get(name, 0) for name in slots])

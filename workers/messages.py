@@ -41,7 +41,8 @@ class Generate:
     to that, and no other call continues it. `branch` is the node that it writes, whose KV cache
     lies where its parent was written; empty, it may as well run anywhere. `writer` is whose model
     writes it, in whose tokens `prompt_ids` are. What was read for one `cache_salt` is taken from
-    the prefix cache for no other.
+    the prefix cache for no other. It is sent to another worker than the one that has the call
+    `rival`, of which it is a second try.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Generate:
     branch: Branch = ()
     writer: Writer = "reasoner"
     cache_salt: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ from workers.deployments import generators, rewards
 from workers.options import GeneratorOptions, RewardOptions
 from workers.pool import ServePool
 
+SILENCE_SECONDS = 12.0
+"""How long an engine may finish no step until it is taken for hung."""
+
 QUEUE = 300
 """How many requests a generator takes in before it refuses more."""
 
@@ -59,6 +62,7 @@ def engines(
         model=str(checkpoints.generator(folder / "generator")),
         replicas=2,
         max_queued_requests=QUEUE,
+        silence_seconds=SILENCE_SECONDS,
         **small,
     )
     process = RewardOptions(model=str(checkpoints.process_reward(folder / "process")), **small)

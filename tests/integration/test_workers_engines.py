@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import psutil  # type: ignore[import-untyped]
@@ -411,24 +411,41 @@ async def test_metrics_are_named_by_replica(pool: ServePool) -> None:
     assert "vllm:generation_tokens_total" in metrics[worker]
 
 
-@pytest.mark.timeout(240)
-async def test_a_killed_replica_loses_only_its_own(pool: ServePool) -> None:
-    """The calls of a replica that is killed end as lost, the others' end well, it is replaced."""
+def _kill(replica: psutil.Process) -> None:
+    replica.kill()
+
+
+def _kill_engine(replica: psutil.Process) -> None:
+    _engine(replica).kill()
+
+
+def _stop_engine(replica: psutil.Process) -> None:
+    _engine(replica).suspend()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("strike", [_kill, _kill_engine, _stop_engine])
+async def test_a_lost_replica_loses_only_its_own(
+    pool: ServePool, strike: Callable[[psutil.Process], None]
+) -> None:
+    """Whether a replica dies, its engine dies or its engine hangs: its calls end as lost, the
+    others' end well, nothing of it stays, and another takes its place.
+    """
     ask = await asking(pool)
     replicas = _replicas("generator")
     engines = [core for replica in replicas for core in replica.children(recursive=True)]
     batch = tuple(ask(400, stream=True) for _ in range(16))
     ended: dict[str, Generated] = {}
-    killed = False
+    struck = False
     began = time.monotonic()
     async for event in pool.generate(batch):
         if isinstance(event, Generated):
             assert event.id not in ended
             ended[event.id] = event
-        elif not killed:
-            killed = True
-            replicas[0].kill()
-    assert time.monotonic() - began < 30
+        elif not struck:
+            struck = True
+            strike(replicas[0])
+    assert time.monotonic() - began < 60
     lost = [one for one in ended.values() if one.lost]
     assert ended.keys() == {call.id for call in batch}
     assert len(lost) == 8
@@ -438,10 +455,16 @@ async def test_a_killed_replica_loses_only_its_own(pool: ServePool) -> None:
     after = ask(4)
     assert not (await ends(pool.generate((after,))))[after.id].lost
     async with asyncio.timeout(180):
-        while not await pool.ready():
+        while replicas[0].is_running() or not await pool.ready():
             await asyncio.sleep(0.2)
     await idle(pool)
     assert len([core for core in engines if core.is_running()]) == len(engines) // 2
+
+
+def _engine(replica: psutil.Process) -> psutil.Process:
+    """The process of a replica's engine."""
+    (core,) = (it for it in replica.children() if "EngineCore" in it.name() + it.cmdline()[0])
+    return core
 
 
 async def _running(pool: ServePool, calls: int) -> None:
