@@ -70,6 +70,9 @@ _ENVIRONMENT = {
 }
 _LATER_SECONDS = 5.0
 """A replica whose engine hangs should say so before its callers find out by its silence."""
+_TOKENS = "RAY_AUTH_MODE"
+"""The variable that says whether Ray takes orders only from who has its token. Its ports, and those
+of Serve's replicas, listen on all addresses and unpickle what they are sent."""
 
 _OBJECT_STORE_BYTES = 100 << 20
 """Nothing large passes between the processes: Ray's least is plenty."""
@@ -227,6 +230,10 @@ class Service:
                 redis_url = parts.enter_context(RedisServer()).url
             tell(f"Ray: {_where(settings)}")
             parts.enter_context(_Ray(settings, logs=logs))
+            if os.environ.get(_TOKENS) != "token":
+                tell(
+                    f"Ray: whoever reaches this cluster can run code in it, unless {_TOKENS}=token"
+                )
             tell("Engines: " + _engines(settings))
             port = settings.service.port or _free_port(settings.service.host)
             application = _Application(settings, redis_url, port, calibration)
@@ -273,6 +280,9 @@ class _Ray:
         os.environ.update(_ENVIRONMENT)
         address = self._settings.ray.address
         if address is None:
+            if os.environ.get(_TOKENS) != "token":
+                # Ray makes a token for a cluster of its own unless it is told otherwise.
+                os.environ.pop(_TOKENS, None)
             self._start()
         else:
             ray.init(

@@ -46,6 +46,12 @@ from workers.ports import Pool
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
+_WORTH = 32
+"""With fewer tokens left to its tenant no request starts, where nothing is known of its answers.
+Where something is, half of what one is likely to take will do.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a request came to.
@@ -276,7 +282,7 @@ class Reasoner:
             replace(effort, budget=allowed(effort.budget, before)),
             query,
             context=self._context,
-            likely=likely.likely(longest),
+            likely=_WORTH if likely.mean is None else likely.likely(longest) // 2,
             prices=self._manner.prices,
         )
         if whole:

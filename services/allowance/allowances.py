@@ -118,7 +118,7 @@ class Allowances:
             return None
         most, least = _vector(needed.most), _vector(needed.least)
         soft = ",".join("0" if it in needed.said else "1" for it in DIMENSIONS)
-        interval = limits.per_second and math.ceil(1_000_000 / limits.per_second)
+        interval = None if limits.per_second is None else math.ceil(1e6 / limits.per_second)
         caps = (limits.requests, limits.candidates_at_once, interval, limits.burst)
         said = await self._answer(
             "reserve",

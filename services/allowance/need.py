@@ -31,7 +31,7 @@ def need(effort: Effort, query: Query, *, context: int | None, likely: int, pric
     """What `effort` may come to for `query`.
 
     Where the request names a limit, that; else a bound from its candidates. `context` is the
-    model's, where that is known, and `likely` the length of one candidate, in tokens.
+    model's, where that is known, and `likely` what of one candidate is worth having, in tokens.
     """
     longest = (
         query.sampling.max_tokens if context is None else min(query.sampling.max_tokens, context)

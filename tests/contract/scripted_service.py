@@ -19,6 +19,7 @@ from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vot
 from planner.effort import Options, settle
 from services.api import Limits, build
 from services.api.auth import Find
+from services.api.routes import Usages
 from services.idempotency import Lease
 from services.once import Once
 from services.reasoning import Reasoner, Reply, Run
@@ -209,6 +210,7 @@ class Stage:
     once: Once | None = None
     find: Find | None = None
     meterable: Callable[[], None] = lambda: None
+    usage: Usages | None = None
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -223,6 +225,7 @@ class Stage:
             once=self.once,
             find=self.find,
             meterable=self.meterable,
+            usage=self.usage,
         )
 
     async def _ready(self) -> dict[str, bool]:

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from starlette.routing import Route
 
 from planner.errors import LedgerUnavailable
+from services.allowance import Usage
 from services.idempotency import Key
 from services.keyring import PREFIX, Keyring, KeyringError
 from services.tenants import Tenant, TenantLimits
@@ -35,6 +36,11 @@ TENANTS = {"a": ANNA, "b": BEN, "o": Tenant("root", operator=True)}
 async def find(key: str) -> Tenant | None:
     """Three keys of one letter."""
     return TENANTS.get(key)
+
+
+async def usage(_: Tenant) -> Usage:
+    """Nobody may hear of it."""
+    raise AssertionError
 
 
 def keyed(key: str) -> dict[str, str]:
@@ -68,9 +74,10 @@ def routes(stage: Stage) -> list[tuple[str, str]]:
 
 async def test_no_route_but_liveness_answers_without_a_key() -> None:
     """Of all that is mounted, whatever its method, and of what isn't, only liveness is open."""
-    stage = Stage(find=find)
+    stage = Stage(find=find, usage=usage)
     mounted = routes(stage)
-    assert {"/", "/docs", "/openapi.json", "/metrics", CHAT} <= {path for _, path in mounted}
+    known = {"/", "/docs", "/openapi.json", "/metrics", "/health/ready", "/v1/budget", CHAT}
+    assert known <= {path for _, path in mounted}
     strange = [
         ("GET", "/nothing"),
         ("GET", "/health/live/"),
