@@ -29,11 +29,13 @@ from planner.calibration import Calibration
 from planner.domain import Sampling
 from planner.effort import settle
 from planner.errors import LongthinkError
+from services.admission import Admission
 from services.api.app import build
 from services.api.limits import Limits
 from services.budget import RedisLedger, connect
 from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
+from services.gate import Gate
 from services.idempotency import Keys
 from services.once import Once
 from services.outlook import OutlookStore
@@ -123,6 +125,11 @@ class Edge:
                 settings.generator.name, CalibrationStore(self._redis), calibration
             ),
         )
+        self._gate = Gate(
+            Admission(settings.rules()),
+            watcher=self._telemetry,
+            one_pass=self._reasoner.one_pass,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve for the application that this replica serves."""
@@ -146,6 +153,7 @@ class Edge:
                 Keys(self._redis, ttl_seconds=self._settings.redis.ttl_seconds),
                 self._traces,
             ),
+            gate=self._gate,
         )
 
     async def counters(self) -> dict[str, dict[str, int]]:

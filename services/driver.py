@@ -102,12 +102,14 @@ class Driver:
         manner: Manner,
         lengths: Growths,
         deadline: float | None,
+        priority: int = 0,
         stream_tokens: bool = False,
         pending: Sequence[Task] = (),
         recall: Callable[[Task], Result | None] = lambda _: None,
         first_op: int = 0,
     ) -> None:
-        """`deadline` is on the event loop's clock; `lengths` are those of all requests alike.
+        """`deadline` is on the event loop's clock; `lengths` are those of all requests alike. Of
+        calls that wait in an engine, those of the lowest `priority` go first.
 
         `pending` are tasks that the search has asked for already. `recall` says what is known of a
         task beforehand: how it ended, if that is "done", or else what was made of it until now.
@@ -128,6 +130,7 @@ class Driver:
         # a share are of another question.
         self._lengths: dict[str | None, Growths] = {None: lengths.followed(fade=0.25)}
         self._deadline = deadline
+        self._priority = priority
         self._stream = stream_tokens
         self._pending = pending
         self._recall = recall
@@ -493,6 +496,7 @@ class Driver:
                     self._manner.step_delimiter,
                     stream=self._stream,
                     top_logprobs=TOP if self._search.needs_logprobs else 0,
+                    priority=self._priority,
                 )
                 self._flying[call.id] = flight
                 flight.sent = self._loop.time()
@@ -560,7 +564,10 @@ class Driver:
         for grading, yes in zip(gradings, granted, strict=True):
             if yes:
                 call = grading.call(
-                    self._call_id(grading.op), self._query, self._manner.step_delimiter
+                    self._call_id(grading.op),
+                    self._query,
+                    self._manner.step_delimiter,
+                    priority=self._priority,
                 )
                 self._grading[call.id] = grading
                 batch.append(call)

@@ -88,7 +88,14 @@ class Flight:
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
     def call(
-        self, call_id: str, query: Query, delimiter: str, *, stream: bool, top_logprobs: int
+        self,
+        call_id: str,
+        query: Query,
+        delimiter: str,
+        *,
+        stream: bool,
+        top_logprobs: int,
+        priority: int = 0,
     ) -> messages.Generate:
         """Its next call, for what was funded."""
         task, sampling = self.task, query.sampling
@@ -106,6 +113,7 @@ class Flight:
             floor=task.floor,
             confidences=self._last_confidences(),
             stream=stream,
+            priority=priority,
             schema=task.schema,
             branch=_branch(call_id, self.op, task.path),
             writer=task.writer,
@@ -207,7 +215,9 @@ class Grading:
         cost = Cost(reward_tokens=self.needs)
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
-    def call(self, call_id: str, query: Query, delimiter: str) -> messages.Grade:
+    def call(
+        self, call_id: str, query: Query, delimiter: str, *, priority: int = 0
+    ) -> messages.Grade:
         """Its next call, for what was funded."""
         asked = self.task.messages or query.messages
         return messages.Grade(
@@ -216,6 +226,7 @@ class Grading:
             steps=split_steps(self.task.candidate.text, delimiter),
             delimiter=delimiter,
             max_tokens=self.needs,
+            priority=priority,
             branch=_branch(call_id, self.op, self.task.candidate.path),
         )
 

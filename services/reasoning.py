@@ -56,6 +56,19 @@ class Reply:
     before: Before | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """How a request came to begin: after it had `waited` so many seconds, which count against its
+    deadline, and with the `priority` of its calls in the engines, of which the lowest goes first.
+    """
+
+    waited: float = 0.0
+    priority: int = 0
+
+
+AT_ONCE = Admitted()
+
+
 class UnknownTrace(LongthinkError):
     """There is no such trace, or there is none any more."""
 
@@ -145,6 +158,7 @@ class Reasoner:
         stream_tokens: bool = False,
         earlier: Earlier | None = None,
         lease: Lease | None = None,
+        admitted: Admitted = AT_ONCE,
     ) -> Run:
         """Check everything, open the budget, begin.
 
@@ -157,7 +171,7 @@ class Reasoner:
         self._calibrations.refresh_soon()
         effort = settle(options, presets=self._presets, default=self._default_effort)
         before = earlier.before if earlier else None
-        due = _due(effort)
+        due = _due(effort, admitted)
         prompt = await self._prepare(query, due)
         prompt_tokens, context = len(prompt.token_ids), prompt.context_left
         longest = min(query.sampling.max_tokens or context, context)
@@ -187,18 +201,27 @@ class Reasoner:
             **known,
             **({} if before is None else {"before": asdict(before)}),
         )
-        course = _Course(query, effort, trace, strategy, prompt, account, due, before)
+        course = _Course(
+            query, effort, trace, strategy, prompt, account, due, before, priority=admitted.priority
+        )
         if earlier is not None:
             recall = Recollection(earlier.saved, logprobs=strategy.needs_logprobs)
             course = replace(course, recall=recall)
         return self._begin(course, lease, stream_tokens=stream_tokens)
 
-    async def resume(self, saved: Saved, *, lease: Lease, stream_tokens: bool = False) -> Run:
+    async def resume(
+        self,
+        saved: Saved,
+        *,
+        lease: Lease,
+        stream_tokens: bool = False,
+        admitted: Admitted = AT_ONCE,
+    ) -> Run:
         """Go on from where a run had come to that has died, or was left.
 
         Its deadline begins anew, as its client does. Raises as `start` does.
         """
-        due = _due(saved.effort)
+        due = _due(saved.effort, admitted)
         standing = Standing.of(saved)
         prompt = await self._prepare(saved.query, due)
         await self._ledger.open(saved.id, saved.limits)
@@ -221,6 +244,7 @@ class Reasoner:
             account,
             due,
             saved.before,
+            priority=admitted.priority,
             paid_before=account.spent,
             pending=standing.awaited,
             recall=lambda task: standing.begun.get(task.id) or recollection(task),
@@ -309,6 +333,7 @@ class Reasoner:
             manner=self._manner,
             lengths=self._seen.of(len(course.prompt.token_ids)),
             deadline=course.due,
+            priority=course.priority,
             stream_tokens=stream_tokens,
             pending=course.pending,
             recall=course.recall,
@@ -332,6 +357,10 @@ class Reasoner:
     def calibrated(self, effort: Effort, outcome: Outcome) -> float | None:
         """How likely the answer of an outcome is right, as far as that is known."""
         return self._calibrations.calibrated(effort, outcome)
+
+    def one_pass(self) -> float | None:
+        """The seconds that one candidate is likely to take; None where none has been seen."""
+        return self._seen.one_pass()
 
     def find(self, trace_id: str) -> Run | None:
         """The run with this trace, while it is under way in this process."""
@@ -428,16 +457,19 @@ class _Course:
     account: Account
     due: float | None
     before: Before | None
+    priority: int = 0
     paid_before: Cost = Cost()
     pending: tuple[Task, ...] = ()
     recall: Callable[[Task], Result | None] = lambda _: None
     first_op: int = 0
 
 
-def _due(effort: Effort) -> float | None:
+def _due(effort: Effort, admitted: Admitted) -> float | None:
     """When it has to be over, on the event loop's clock."""
     seconds = effort.budget.deadline_seconds
-    return None if seconds is None else asyncio.get_running_loop().time() + seconds
+    if seconds is None:
+        return None
+    return asyncio.get_running_loop().time() + seconds - admitted.waited
 
 
 def _is(kind: type[Exception], error: Exception) -> bool:

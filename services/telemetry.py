@@ -173,7 +173,46 @@ class Telemetry:
             "Events of traces that Redis didn't take.",
             registry=registry,
         )
+        self._queue = Gauge(
+            "longthink_queue_requests", "Requests that wait for their turn.", registry=registry
+        )
+        self._queued_seconds = Histogram(
+            "longthink_queue_seconds",
+            "What requests that began had waited for their turn.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._turned_away = Counter(
+            "longthink_admission_refusals",
+            "Requests refused before any work, as they would have waited for too long.",
+            ["reason"],
+            registry=registry,
+        )
+        self._admitted = Gauge(
+            "longthink_admitted_candidates",
+            "Candidates that the requests under way are expected to draw.",
+            registry=registry,
+        )
+        self._limit = Gauge(
+            "longthink_admission_limit",
+            "Candidates that may be under way at present.",
+            registry=registry,
+        )
         self._told_of_loss = False
+
+    def admitted(self, waited: float) -> None:
+        """A request may begin, after so many seconds in the queue."""
+        self._queued_seconds.observe(waited)
+
+    def turned_away(self, reason: str) -> None:
+        """A request wasn't admitted."""
+        self._turned_away.labels(reason).inc()
+
+    def load(self, waiting: int, running: float, limit: float) -> None:
+        """How many requests wait, how many candidates run and may run."""
+        self._queue.set(waiting)
+        self._admitted.set(running)
+        self._limit.set(limit)
 
     def began(self) -> None:
         """A run was started."""

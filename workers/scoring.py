@@ -151,7 +151,10 @@ class Scorer:
     ) -> PoolingRequestOutput[Any] | None:
         """What the engine makes of it; None if it was cancelled before that, and never counted."""
         read: PoolingRequestOutput[Any] | None = None
-        async for output in self._llm.encode(tokens_input(token_ids), params, call.id):
+        priority = call.request.priority
+        async for output in self._llm.encode(
+            tokens_input(token_ids), params, call.id, priority=priority
+        ):
             read = output
         if read is not None and read.outputs.data.numel():
             call.spent += len(token_ids)

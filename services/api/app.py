@@ -23,6 +23,7 @@ from structlog.contextvars import bound_contextvars
 
 from planner.effort import Effort, Options, settle
 from planner.errors import LongthinkError
+from services.admission import Admission
 from services.api import page, routes
 from services.api.chat import ChatCompletions
 from services.api.errors import ApiError, told
@@ -31,6 +32,7 @@ from services.api.limits import Limits
 from services.api.live import Store, Traces
 from services.api.routes import EngineMetrics, Ready
 from services.api.schema import ChatRequest
+from services.gate import Gate
 from services.once import Once
 from services.reasoning import Reasoner
 from services.telemetry import Telemetry
@@ -50,14 +52,17 @@ def build(
     telemetry: Telemetry | None = None,
     settle: Callable[[Options], Effort] = settle,
     once: Once | None = None,
+    gate: Gate | None = None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
     `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
-    answers what has an `Idempotency-Key`; without it, no key is taken.
+    answers what has an `Idempotency-Key`; without it, no key is taken. `gate` is what requests wait
+    before; without one, all begin at once.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
+    gate = gate or Gate(Admission())
     app = FastAPI(
         title="longthink",
         description="Test-time compute behind the OpenAI API.",
@@ -75,7 +80,13 @@ def build(
     app.include_router(routes.traces(Traces(reasoner, traces, limits)))
     app.include_router(page.page())
     chat = ChatCompletions(
-        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle, once=once
+        reasoner,
+        model=model_name,
+        limits=limits,
+        telemetry=telemetry,
+        settle=settle,
+        gate=gate,
+        once=once,
     )
 
     @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=_documentation())

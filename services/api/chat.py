@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -25,11 +26,13 @@ from services.api.key import HEADER, read_key
 from services.api.limits import Limits
 from services.api.schema import Ask, parse
 from services.api.stream import ChunkWriter, EventStream, written_live
-from services.api.turn import Turn
+from services.api.turn import Turn, disconnected
+from services.gate import Door, Gate
 from services.idempotency import Key, Lease
 from services.once import Once
-from services.reasoning import Reasoner, Run
+from services.reasoning import Admitted, Reasoner, Run
 from services.telemetry import Ended, Telemetry
+from services.tenants import LOCAL, Tenant
 from services.trace import Kind
 
 _CLIENT_CLOSED_REQUEST = 499
@@ -47,6 +50,7 @@ class ChatCompletions:
         limits: Limits,
         telemetry: Telemetry,
         settle: Callable[[Options], Effort],
+        gate: Gate,
         once: Once | None = None,
     ) -> None:
         self._reasoner = reasoner
@@ -55,6 +59,7 @@ class ChatCompletions:
         self._limits = limits
         self._telemetry = telemetry
         self._settle = settle
+        self._gate = gate
         self._turns: set[Turn] = set()
 
     async def __call__(self, request: Request, request_id: str) -> Response:
@@ -63,11 +68,16 @@ class ChatCompletions:
         Raises ApiError for what is refused; anything else is a failure of the service.
         """
         began = monotonic()
+        tenant: Tenant = request.scope.get("longthink.tenant", LOCAL)
         try:
+            if self._gate.closed or HEADER not in request.headers:
+                # What has a key may only want to hear what is there already.
+                self._gate.check(tenant)
             body = await read_json(request, self._limits)
             ask = parse(body, model=self._model, limits=self._limits)
             key = read_key(request, body)
-            turn = await self._start(ask, key, request_id, began)
+            door = self._gate.door(tenant, partial(disconnected, request.receive))
+            turn = await self._start(ask, key, request_id, began, door)
         except Exception as error:
             refusal = self._told(error)
             self._telemetry.refused(status=refusal.status, code=refusal.code)
@@ -76,8 +86,11 @@ class ChatCompletions:
             return EventStream(turn, self._writer(turn).chunks())
         return await self._plain(turn, request.receive)
 
-    async def _start(self, ask: Ask, key: Key | None, request_id: str, began: float) -> Turn:
-        live = ask.stream and written_live(self._settle(ask.options), ask.options.answers)
+    async def _start(
+        self, ask: Ask, key: Key | None, request_id: str, began: float, door: Door
+    ) -> Turn:
+        effort = self._settle(ask.options)
+        live = ask.stream and written_live(effort, ask.options.answers)
 
         async def start(trace_id: str, lease: Lease | None = None) -> Run:
             query, more = ask.query, dict[str, Any]()
@@ -86,14 +99,25 @@ class ChatCompletions:
                 query, more["earlier"] = earlier.query(query, seeded=ask.seeded), earlier
             if lease is not None:
                 more["lease"] = lease
-            return await self._reasoner.start(
-                query, ask.options, trace_id=trace_id, stream_tokens=live, **more
-            )
+
+            async def begin(admitted: Admitted) -> Run:
+                return await self._reasoner.start(
+                    query,
+                    ask.options,
+                    trace_id=trace_id,
+                    stream_tokens=live,
+                    admitted=admitted,
+                    **more,
+                )
+
+            return await door(effort, begin)
 
         if key is None:
             run = await start(request_id)
         elif self._once is not None:
-            run = await self._once.run(key, start, trace_id=request_id, stream_tokens=live)
+            run = await self._once.run(
+                key, start, trace_id=request_id, stream_tokens=live, door=door
+            )
         else:
             raise invalid("This service keeps no keys: send none.", HEADER)
         turn = Turn(ask, run, began=began, book=self._book)

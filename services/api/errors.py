@@ -19,11 +19,14 @@ from planner.errors import (
     PromptTooLong,
     WorkersUnavailable,
 )
+from services.admission import Reason, Refused
+from services.gate import ClientLeft
 from services.idempotency import KeyReused
 from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
 
 _TRACE_ID = "longthink.trace_id"
+_CLIENT_CLOSED_REQUEST = 499
 
 DO_NOT_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
 """Asks OpenAI's clients not to send the same request again: it has spent compute already."""
@@ -80,6 +83,8 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
             return invalid(str(error), param, code="context_length_exceeded")
         case InvalidOption():
             return invalid(str(error), error.param)
+        case Refused() | ClientLeft():
+            return _not_admitted(error, retry_seconds)
         case KeyReused():
             status = HTTPStatus.UNPROCESSABLE_ENTITY
             return ApiError(status, str(error), code="idempotency_key_reused")
@@ -112,11 +117,27 @@ def unavailable(message: str, code: str, retry_seconds: float) -> ApiError:
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"{message} Try again shortly.",
         code=code,
-        headers={
-            "retry-after": str(math.ceil(retry_seconds)),
-            "retry-after-ms": str(math.ceil(retry_seconds * 1000)),
-        },
+        headers=_retry_after(retry_seconds),
     )
+
+
+def _not_admitted(refused: Refused | ClientLeft, retry_seconds: float) -> ApiError:
+    """For what never began: 429 where that is up to the tenant itself, or else 503."""
+    if isinstance(refused, ClientLeft):
+        return ApiError(_CLIENT_CLOSED_REQUEST, str(refused), code="client_closed_request")
+    status = HTTPStatus.TOO_MANY_REQUESTS if refused.own else HTTPStatus.SERVICE_UNAVAILABLE
+    seconds = refused.retry_seconds or retry_seconds
+    message = f"{refused} Try again in about {math.ceil(seconds)} s."
+    if refused.reason is Reason.DEADLINE:
+        message += " Or allow it more time: raise longthink.budget.deadline_seconds."
+    return ApiError(status, message, code=refused.reason, headers=_retry_after(seconds))
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {
+        "retry-after": str(math.ceil(seconds)),
+        "retry-after-ms": str(math.ceil(seconds * 1000)),
+    }
 
 
 def in_vain(message: str, code: str) -> ApiError:

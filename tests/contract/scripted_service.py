@@ -18,9 +18,10 @@ from openai import AsyncOpenAI
 from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vote
 from planner.effort import Options, settle
 from services.api import Limits, build
+from services.gate import Gate
 from services.idempotency import Lease
 from services.once import Once
-from services.reasoning import Reasoner, Reply, Run
+from services.reasoning import AT_ONCE, Admitted, Reasoner, Reply, Run
 from services.recent import Recent
 from services.resume import Earlier
 from services.telemetry import Telemetry, configure_logging
@@ -114,6 +115,7 @@ class ScriptedReasoner(Reasoner):
         stream_tokens: bool = False,
         earlier: Earlier | None = None,
         lease: Lease | None = None,
+        admitted: Admitted = AT_ONCE,
     ) -> Run:
         """Begin the course."""
         if self.refusal is not None:
@@ -199,6 +201,7 @@ class Stage:
     limits: Limits = field(default_factory=Limits)
     telemetry: Telemetry = field(default_factory=Telemetry)
     once: Once | None = None
+    gate: Gate | None = None
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -211,6 +214,7 @@ class Stage:
             limits=self.limits,
             telemetry=self.telemetry,
             once=self.once,
+            gate=self.gate,
         )
 
     async def _ready(self) -> dict[str, bool]:
