@@ -1,7 +1,7 @@
 """The gate that requests pass before any work begins for them: `services.admission` in real time.
 
-Owns one future for each request that waits and one task for each that runs, which says when it has
-ended. With several replicas of the edge each has a gate of its own, for its part of the engines.
+Owns one future for each request that waits. With several replicas of the edge each has a gate of
+its own, for its part of the engines.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Protocol, TypeAlias
 
@@ -65,18 +66,17 @@ class Gate:
         """`one_pass` says how long one candidate takes; clients are sent away for at least
         `retry_seconds`, and half as long again at most, so that they don't all come back at once.
         """
-        self._admission = admission
+        self.admission = admission
         self._watcher = watcher
         self._one_pass = one_pass
         self._retry_seconds = retry_seconds
         self._random = random or Random()
         self._waiting: dict[Place, asyncio.Future[None]] = {}
-        self._watching: set[asyncio.Task[None]] = set()
 
     @property
     def closed(self) -> bool:
         """Whether nothing new is taken any more."""
-        return self._admission.closed
+        return self.admission.closed
 
     def door(self, tenant: Tenant, left: Left | None = None) -> Door:
         """How a tenant's request gets in."""
@@ -87,13 +87,13 @@ class Gate:
         before anything of it is read.
         """
         try:
-            self._admission.check(tenant)
+            self.admission.check(tenant)
         except Refused as refused:
             raise self._told(refused) from None
 
     def close(self) -> None:
         """Take nothing new, and refuse all that wait."""
-        self._admission.close()
+        self.admission.close()
         self._tell()
 
     async def through(
@@ -109,17 +109,15 @@ class Gate:
             waited = self._now() - place.arrived
             run = await begin(Admitted(waited=waited, priority=_priority(tenant, waited)))
         except BaseException:
-            self._admission.leave(place, self._now())
+            self.admission.leave(place, self._now())
             self._tell()
             raise
-        watching = asyncio.create_task(self._see_out(place, run))
-        self._watching.add(watching)
-        watching.add_done_callback(self._watching.discard)
+        run.heed(partial(self._ended, place))
         return run
 
     def _ask(self, tenant: Tenant, effort: Effort) -> Place:
         try:
-            return self._admission.ask(
+            return self.admission.ask(
                 self._now(), tenant, _kind(effort), effort.budget.deadline_seconds, self._one_pass()
             )
         except Refused as refused:
@@ -149,7 +147,7 @@ class Gate:
                 return
             if leaving is not None and leaving.done():
                 raise ClientLeft("The client is gone.")
-            self._admission.expire(place, self._now())
+            self.admission.expire(place, self._now())
             self._tell()
         finally:
             self._waiting.pop(place, None)
@@ -158,34 +156,28 @@ class Gate:
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait((leaving,))
 
-    async def _see_out(self, place: Place, run: Run) -> None:
-        """Give the place back when the run has come to its reply, and learn from it."""
-        reply: Reply | None = None
-        try:
-            reply = await run.reply()
-        except Exception:  # noqa: BLE001  whoever waits for the reply hears of it
-            reply = None
-        finally:
-            if reply is None or reply.outcome.stopped is Stopped.CANCELLED:
-                self._admission.leave(place, self._now())
-            else:
-                self._admission.end(
-                    place,
-                    self._now(),
-                    drawn=reply.spent.candidates - reply.paid_before.candidates,
-                    in_vain=reply.outcome.stopped is Stopped.DEADLINE
-                    and not reply.outcome.finished,
-                )
-            self._tell()
+    def _ended(self, place: Place, reply: Reply | None) -> None:
+        """Give the place back as the run has come to its reply, and learn from it."""
+        if reply is None or reply.outcome.stopped is Stopped.CANCELLED:
+            self.admission.leave(place, self._now())
+        else:
+            outcome = reply.outcome
+            self.admission.end(
+                place,
+                self._now(),
+                drawn=reply.spent.candidates - reply.paid_before.candidates,
+                in_vain=outcome.stopped is Stopped.DEADLINE and not outcome.finished,
+            )
+        self._tell()
 
     def _tell(self) -> None:
         """Wake those of whom something was decided."""
-        for place in self._admission.news():
+        for place in self.admission.news():
             told = self._waiting.get(place)
             if told is not None and not told.done():
                 told.set_result(None)
         if self._watcher is not None:
-            admission = self._admission
+            admission = self.admission
             self._watcher.load(admission.waiting, admission.running, admission.limit)
 
     def _told(self, refused: Refused) -> Refused:

@@ -97,7 +97,18 @@ class Run:
 
     async def reply(self) -> Reply:
         """Wait for the reply. Cancelling the wait doesn't cancel the run."""
-        conclusion: Conclusion = await asyncio.shield(self._driver.concluded)
+        return self._reply(await asyncio.shield(self._driver.concluded))
+
+    def heed(self, heard: Callable[[Reply | None], None]) -> None:
+        """Have `heard` called with the reply once it is there, or with None where it failed."""
+
+        def tell(concluded: asyncio.Future[Conclusion]) -> None:
+            failed = concluded.cancelled() or concluded.exception() is not None
+            heard(None if failed else self._reply(concluded.result()))
+
+        self._driver.concluded.add_done_callback(tell)
+
+    def _reply(self, conclusion: Conclusion) -> Reply:
         return Reply(
             self.trace.id,
             conclusion.outcome,

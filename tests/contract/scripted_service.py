@@ -73,6 +73,14 @@ class ScriptedRun(Run):
         """What the course came to."""
         return await asyncio.shield(self._course)
 
+    def heed(self, heard: Callable[[Reply | None], None]) -> None:
+        """Have it called when the course is run."""
+
+        def tell(course: asyncio.Task[Reply]) -> None:
+            heard(None if course.cancelled() or course.exception() else course.result())
+
+        self._course.add_done_callback(tell)
+
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
         """Note that it was asked to end."""
         self.cancelled.set()
@@ -105,6 +113,7 @@ class ScriptedReasoner(Reasoner):
         self.runs: list[ScriptedRun] = []
         self.begun: asyncio.Queue[ScriptedRun] = asyncio.Queue()
         self.streamed: list[bool] = []
+        self.admitted: list[Admitted] = []
 
     async def start(
         self,
@@ -124,6 +133,7 @@ class ScriptedReasoner(Reasoner):
         self.runs.append(run)
         self.begun.put_nowait(run)
         self.streamed.append(stream_tokens)
+        self.admitted.append(admitted)
         return run
 
     def find(self, trace_id: str) -> Run | None:

@@ -302,7 +302,6 @@ def test_whatever_happens_each_ends_once(seed: int) -> None:
                 deadline = chance.choice([None, 1.0, 30.0])
                 place = asked.ask(now, chance.choice(tenants), kind, deadline)
                 places.append(place)
-                told[place] += place.began is not None and place not in told
             elif act < 0.9:
                 place = chance.choice(open_places)
                 asked.end(place, now, drawn=chance.randrange(17), in_vain=act > 0.85)
@@ -312,18 +311,18 @@ def test_whatever_happens_each_ends_once(seed: int) -> None:
                 asked.leave(chance.choice(open_places), now)
         except Refused:
             pass
-        told.update(it for it in asked.news() if it.arrived != now or it.refused)
+        told.update(asked.news())
         running = [it for it in places if it.began is not None and not it.over]
         waiting = [it for it in places if it.began is None and not it.over]
         assert asked.running == pytest.approx(sum(it.width for it in running))
         assert asked.waiting == len(waiting) <= 20
         if len(running) > 1:
-            assert asked.running < 10 + max(it.width for it in running)
-        assert not waiting or asked.running >= asked.limit
+            assert asked.running < 10.001 + max(it.width for it in running)
+        assert not waiting or asked.running > asked.limit - 0.001, "there is room"
     asked.close()
     told.update(asked.news())
     assert all(it.over or it.began is not None for it in places)
-    assert set(told.values()) <= {0, 1}
+    assert set(told.values()) == {1}
 
 
 def served(rules: Rules, load: float, seconds: float = 60.0) -> tuple[float, Figures]:
