@@ -30,12 +30,14 @@ from planner.calibration import Calibration
 from planner.domain import Sampling
 from planner.effort import settle
 from planner.errors import LedgerUnavailable, LongthinkError
+from services.admission import Admission
 from services.allowance import Allowances
 from services.api.app import build
 from services.api.limits import Limits
 from services.budget import RedisLedger, connect
 from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
+from services.gate import Gate
 from services.idempotency import Keys
 from services.keyring import Keyring
 from services.observed import ObservedLedger, ObservedPool
@@ -146,6 +148,11 @@ class Edge:
             allowances=self._allowances,
             second_tries=SecondTries(settings.service.hedge_share),
         )
+        self._gate = Gate(
+            Admission(settings.rules()),
+            watcher=self._telemetry,
+            one_pass=self._reasoner.one_pass,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve for the application that this replica serves."""
@@ -172,6 +179,7 @@ class Edge:
             find=Keyring(self._redis).find if service.keys else None,
             usage=self._allowances.usage,
             meterable=self._meterable,
+            gate=self._gate,
         )
 
     async def counters(self) -> dict[str, dict[str, int]]:

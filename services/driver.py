@@ -110,13 +110,15 @@ class Driver:
         lengths: Growths,
         deadline: float | None,
         cache_salt: str = "",
+        priority: int = 0,
         stream_tokens: bool = False,
         pending: Sequence[Task] = (),
         recall: Callable[[Task], Result | None] = lambda _: None,
         first_op: int = 0,
         second_tries: SecondTries | None = None,
     ) -> None:
-        """`deadline` is on the event loop's clock; `lengths` are those of all requests alike.
+        """`deadline` is on the event loop's clock; `lengths` are those of all requests alike. Of
+        calls that wait in an engine, those of the lowest `priority` go first.
 
         Nothing that is read for one `cache_salt` is taken from what was read for another.
 
@@ -141,6 +143,7 @@ class Driver:
         self._lengths: dict[str | None, Growths] = {None: lengths.followed(fade=0.25)}
         self._deadline = deadline
         self._cache_salt = cache_salt
+        self._priority = priority
         self._stream = stream_tokens
         self._pending = pending
         self._recall = recall
@@ -696,6 +699,7 @@ class Driver:
                     self._query,
                     self._manner.step_delimiter,
                     cache_salt=self._cache_salt,
+                    priority=self._priority,
                 )
                 self._grading[call.id] = grading
                 batch.append(call)

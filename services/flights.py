@@ -99,6 +99,7 @@ class Flight:
         stream: bool,
         top_logprobs: int,
         cache_salt: str = "",
+        priority: int = 0,
     ) -> messages.Generate:
         """Its next call, for what was funded."""
         task, sampling = self.task, query.sampling
@@ -116,6 +117,7 @@ class Flight:
             floor=task.floor,
             confidences=self._last_confidences(),
             stream=stream,
+            priority=priority,
             schema=task.schema,
             branch=_branch(call_id, self.op, task.path),
             writer=task.writer,
@@ -268,7 +270,13 @@ class Grading:
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
     def call(
-        self, call_id: str, query: Query, delimiter: str, *, cache_salt: str = ""
+        self,
+        call_id: str,
+        query: Query,
+        delimiter: str,
+        *,
+        cache_salt: str = "",
+        priority: int = 0,
     ) -> messages.Grade:
         """Its next call, for what was funded."""
         asked = self.task.messages or query.messages
@@ -278,6 +286,7 @@ class Grading:
             steps=split_steps(self.task.candidate.text, delimiter),
             delimiter=delimiter,
             max_tokens=self.needs,
+            priority=priority,
             branch=_branch(call_id, self.op, self.task.candidate.path),
             cache_salt=cache_salt,
         )

@@ -161,6 +161,17 @@ class Lease:
             yield
             renewing.cancel()
 
+    async def while_kept(self, work: Awaitable[Answer]) -> Answer:
+        """What `work` comes to, with the lease renewed until then.
+
+        Raises what it raises, and Superseded when the lease is lost.
+        """
+        try:
+            async with self.kept():
+                return await work
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self.keys.lease_seconds / 3)

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
@@ -18,9 +19,12 @@ from redis.exceptions import RedisError
 
 from planner.domain import Cost, Stopped
 from planner.errors import LedgerUnavailable
+from services.admission import Admission
+from services.gate import Door, Gate
 from services.idempotency import Key, Keys, Lease
-from services.reasoning import Reasoner, Reply, Run
+from services.reasoning import Admitted, Reasoner, Reply, Run
 from services.resume import Saved, kept
+from services.tenants import LOCAL
 from services.trace import Event, Superseded, Trace, TraceStore
 
 Start: TypeAlias = Callable[[str, Lease], Awaitable[Run]]
@@ -41,25 +45,40 @@ class Once:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(
-        self, key: Key, start: Start, *, trace_id: str, stream_tokens: bool = False
+        self,
+        key: Key,
+        start: Start,
+        *,
+        trace_id: str,
+        stream_tokens: bool = False,
+        door: Door | None = None,
     ) -> Run:
         """The run of the request that the key stands for; `trace_id` is its trace's if it is new.
 
-        Raises KeyReused, and what starting it raises: the key stands for nothing then.
+        What is taken up goes in by the `door`, as `start` must by itself. Raises KeyReused, what
+        the door raises, and what starting it raises: the key stands for nothing then.
         """
+        door = door or Gate(Admission()).door(LOCAL)
         turn = self._turns.setdefault(key.record, asyncio.Lock())
         async with turn:
             claimed = await self._keys.claim(key, trace_id)
             while True:
-                if run := await self.join(key, claimed, start, stream_tokens=stream_tokens):
+                run = await self.join(key, claimed, door, start, stream_tokens=stream_tokens)
+                if run is not None:
                     return run
-                if followed := await self.follow(key, claimed):
+                if followed := await self.follow(key, claimed, door):
                     return followed
                 # Somebody has begun who has not written anything yet.
                 await asyncio.sleep(_LOOK_SECONDS)
 
     async def join(
-        self, key: Key, trace_id: str, start: Start | None = None, *, stream_tokens: bool = False
+        self,
+        key: Key,
+        trace_id: str,
+        door: Door,
+        start: Start | None = None,
+        *,
+        stream_tokens: bool = False,
     ) -> Run | None:
         """Attach to a request that is run here, take it up, or begin it.
 
@@ -68,20 +87,22 @@ class Once:
         shared = self._shared.get(trace_id)
         if shared is not None and not shared.run.over.is_set():
             if not shared.run.left:
-                return shared.attach()
+                return shared.attach(door)
             await shared.run.over.wait()
         lease = await self._keys.take(key, trace_id)
         if lease is None:
             return None
-        return await self._take(lease, start, stream_tokens=stream_tokens)
+        return await self._take(lease, door, start, stream_tokens=stream_tokens)
 
-    async def follow(self, key: Key, trace_id: str) -> Run | None:
+    async def follow(self, key: Key, trace_id: str, door: Door) -> Run | None:
         """A request that another process runs; None as long as it has no trace."""
         saved = await self.reasoner.saved(trace_id)
-        return None if saved is None else _Followed(self, key, saved, self._traces)
+        return None if saved is None else _Followed(self, key, saved, self._traces, door)
 
-    async def _take(self, lease: Lease, start: Start | None, *, stream_tokens: bool) -> Run | None:
-        """What there is to do where nobody runs it."""
+    async def _take(
+        self, lease: Lease, door: Door, start: Start | None, *, stream_tokens: bool
+    ) -> Run | None:
+        """What there is to do where nobody runs it. What has ended needs no place."""
         run: Run | None = None
         try:
             saved = await self.reasoner.saved(lease.trace_id)
@@ -89,22 +110,33 @@ class Once:
                 await self.reasoner.settle(saved, lease)
                 return _Told(saved, self.reasoner)
             if saved is not None:
-                run = await self.reasoner.resume(saved, lease=lease, stream_tokens=stream_tokens)
+                resume = partial(
+                    self.reasoner.resume, saved, lease=lease, stream_tokens=stream_tokens
+                )
+
+                async def begin(admitted: Admitted) -> Run:
+                    return await resume(admitted=admitted)
+
+                run = await lease.while_kept(door(saved.effort, begin))
             elif start is not None:
                 run = await self._start(start, lease)
             else:
                 return None
+        except Superseded:
+            return None  # somebody else took it while this one waited for its turn
         finally:
             if run is None:
                 with suppress(LedgerUnavailable):
                     await lease.release()
         shared = self._shared[lease.trace_id] = _Shared(self, lease.key, run)
-        return shared.attach()
+        return shared.attach(door)
 
     async def _start(self, start: Start, lease: Lease) -> Run:
         """Begin; the key of a request that is refused stands for nothing."""
         try:
-            return await start(lease.trace_id, lease)
+            return await lease.while_kept(start(lease.trace_id, lease))
+        except Superseded:
+            raise
         except BaseException:
             with suppress(LedgerUnavailable):
                 await self._keys.forget(lease.key)
@@ -127,9 +159,12 @@ class _Shared:
         self._attached: set[_Attached] = set()
         self._ending = asyncio.create_task(self._end())
 
-    def attach(self) -> Run:
-        """One more who waits. To the first it is booked; for others nothing new was spent."""
-        attached = _Attached(self, booked=not self._attached)
+    def attach(self, door: Door) -> Run:
+        """One more who waits. To the first it is booked; for others nothing new was spent.
+
+        Where another process takes it over and dies, it gets in by the `door` once more.
+        """
+        attached = _Attached(self, door.unattended(), booked=not self._attached)
         self._attached.add(attached)
         return attached
 
@@ -139,9 +174,9 @@ class _Shared:
         if not self._attached and not self.run.left:
             self.run.leave()
 
-    async def elsewhere(self) -> Run | None:
+    async def elsewhere(self, door: Door) -> Run | None:
         """The same request, as the process runs it that took it over."""
-        return await self._once.follow(self._key, self.run.trace.id)
+        return await self._once.follow(self._key, self.run.trace.id, door)
 
     async def _end(self) -> None:
         await self.run.over.wait()
@@ -151,10 +186,11 @@ class _Shared:
 class _Attached(Run):
     """A shared run, as one of those sees it who wait for it."""
 
-    def __init__(self, shared: _Shared, *, booked: bool) -> None:
+    def __init__(self, shared: _Shared, door: Door, *, booked: bool) -> None:
         self.trace = shared.run.trace
         self.effort = shared.run.effort
         self._shared = shared
+        self._door = door
         self._booked = booked
         self._elsewhere: Run | None = None
 
@@ -163,7 +199,7 @@ class _Attached(Run):
         try:
             reply = await self._shared.run.reply()
         except Superseded:
-            self._elsewhere = await self._shared.elsewhere()
+            self._elsewhere = await self._shared.elsewhere(self._door)
             if self._elsewhere is None:
                 raise
             return await self._elsewhere.reply()
@@ -198,12 +234,13 @@ class _Told(Run):
 class _Followed(Run):
     """A request that another process runs, seen through its trace; taken over if that one dies."""
 
-    def __init__(self, once: Once, key: Key, saved: Saved, traces: TraceStore) -> None:
+    def __init__(self, once: Once, key: Key, saved: Saved, traces: TraceStore, door: Door) -> None:
         self.trace = Trace(saved.id, begun=saved.recorded)
         self.effort = saved.effort
         self._once = once
         self._key = key
         self._traces = traces
+        self._door = door.unattended()
         self._place = "-"
         self._taken: Run | None = None
         self._following = asyncio.create_task(self._follow())
@@ -225,7 +262,7 @@ class _Followed(Run):
             saved = Saved.of(self.trace.id, self.trace.events)
             if saved.ended:
                 return _again(_reply(saved, self._once.reasoner))
-            self._taken = await self._once.join(self._key, self.trace.id)
+            self._taken = await self._once.join(self._key, self.trace.id, self._door)
             if self._taken is not None:
                 return await self._forwarded(self._taken)
             await asyncio.sleep(_LOOK_SECONDS)

@@ -75,6 +75,19 @@ class Reply:
     before: Before | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """How a request came to begin: after it had `waited` so many seconds, which count against its
+    deadline, and with the `priority` of its calls in the engines, of which the lowest goes first.
+    """
+
+    waited: float = 0.0
+    priority: int = 0
+
+
+AT_ONCE = Admitted()
+
+
 class UnknownTrace(LongthinkError):
     """There is no such trace, or there is none any more."""
 
@@ -117,6 +130,18 @@ class Run:
             # Whoever has the reply may ask again at once, and must find room for that.
             with suppress(LedgerUnavailable):
                 await self.allowance.settle(conclusion.spent)
+        return self._reply(conclusion)
+
+    def heed(self, heard: Callable[[Reply | None], None]) -> None:
+        """Have `heard` called with the reply once it is there, or with None where it failed."""
+
+        def tell(concluded: asyncio.Future[Conclusion]) -> None:
+            failed = concluded.cancelled() or concluded.exception() is not None
+            heard(None if failed else self._reply(concluded.result()))
+
+        self._driver.concluded.add_done_callback(tell)
+
+    def _reply(self, conclusion: Conclusion) -> Reply:
         return Reply(
             self.trace.id,
             conclusion.outcome,
@@ -184,6 +209,7 @@ class Reasoner:
         earlier: Earlier | None = None,
         lease: Lease | None = None,
         tenant: Tenant = LOCAL,
+        admitted: Admitted = AT_ONCE,
     ) -> Run:
         """Check everything, open the budget, begin; for `tenant`, who alone may see it.
 
@@ -198,7 +224,9 @@ class Reasoner:
         before = earlier.before if earlier else None
         allowance = await self._reserve(tenant, trace_id, query, effort, before)
         try:
-            course = await self._opened(query, effort, trace_id, earlier, lease, tenant, allowance)
+            course = await self._opened(
+                query, effort, trace_id, earlier, lease, tenant, allowance, admitted
+            )
         except BaseException:
             if allowance is not None:
                 # Out of reach, Redis lets it lapse.
@@ -216,12 +244,13 @@ class Reasoner:
         lease: Lease | None,
         tenant: Tenant,
         allowance: Allowance | None,
+        admitted: Admitted,
     ) -> _Course:
         """All that a new run begins with, its budget and its trace opened."""
         before = earlier.before if earlier else None
         if allowance is not None:
             effort = _within(allowance, effort, before)
-        due = _due(effort)
+        due = _due(effort, admitted)
         prompt = await self._prepare(query, due)
         prompt_tokens, context = len(prompt.token_ids), prompt.context_left
         longest = min(query.sampling.max_tokens or context, context)
@@ -253,7 +282,7 @@ class Reasoner:
             **({} if before is None else {"before": asdict(before)}),
         )
         course = _Course(query, effort, trace, strategy, prompt, account, due, before, tenant)
-        course = replace(course, allowance=allowance)
+        course = replace(course, allowance=allowance, priority=admitted.priority)
         if earlier is not None:
             recall = Recollection(earlier.saved, logprobs=strategy.needs_logprobs)
             course = replace(course, recall=recall)
@@ -289,12 +318,19 @@ class Reasoner:
             needed = replace(needed, least=needed.most)
         return await self._allowances.reserve(tenant, trace_id, needed)
 
-    async def resume(self, saved: Saved, *, lease: Lease, stream_tokens: bool = False) -> Run:
+    async def resume(
+        self,
+        saved: Saved,
+        *,
+        lease: Lease,
+        stream_tokens: bool = False,
+        admitted: Admitted = AT_ONCE,
+    ) -> Run:
         """Go on from where a run had come to that has died, or was left.
 
         Its deadline begins anew, as its client does. Raises as `start` does.
         """
-        due = _due(saved.effort)
+        due = _due(saved.effort, admitted)
         standing = Standing.of(saved)
         tenant = lease.key.tenant
         allowance = await self._reserve(
@@ -323,6 +359,7 @@ class Reasoner:
             saved.before,
             tenant,
             allowance,
+            priority=admitted.priority,
             paid_before=account.spent,
             pending=standing.awaited,
             recall=lambda task: standing.begun.get(task.id) or recollection(task),
@@ -419,6 +456,7 @@ class Reasoner:
             lengths=self._seen.of(len(course.prompt.token_ids)),
             deadline=course.due,
             cache_salt=course.tenant.cache_salt,
+            priority=course.priority,
             stream_tokens=stream_tokens,
             pending=course.pending,
             recall=course.recall,
@@ -445,6 +483,10 @@ class Reasoner:
     def calibrated(self, effort: Effort, outcome: Outcome) -> float | None:
         """How likely the answer of an outcome is right, as far as that is known."""
         return self._calibrations.calibrated(effort, outcome)
+
+    def one_pass(self) -> float | None:
+        """The seconds that one candidate is likely to take; None where none has been seen."""
+        return self._seen.one_pass()
 
     def find(self, trace_id: str) -> Run | None:
         """The run with this trace, while it is under way in this process."""
@@ -550,6 +592,7 @@ class _Course:
     before: Before | None
     tenant: Tenant
     allowance: Allowance | None = None
+    priority: int = 0
     paid_before: Cost = Cost()
     pending: tuple[Task, ...] = ()
     recall: Callable[[Task], Result | None] = lambda _: None
@@ -582,10 +625,12 @@ def _held(run: Run, driver: Driver) -> AbstractAsyncContextManager[None]:
     return run.allowance.kept(lambda: driver.stop(Stopped.BUDGET))
 
 
-def _due(effort: Effort) -> float | None:
+def _due(effort: Effort, admitted: Admitted) -> float | None:
     """When it has to be over, on the event loop's clock."""
     seconds = effort.budget.deadline_seconds
-    return None if seconds is None else asyncio.get_running_loop().time() + seconds
+    if seconds is None:
+        return None
+    return asyncio.get_running_loop().time() + seconds - admitted.waited
 
 
 def _is(kind: type[Exception], error: Exception) -> bool:

@@ -28,6 +28,7 @@ from planner.errors import InvalidOption
 from planner.search import STRATEGIES
 from planner.selection import selector
 from planner.stopping import parse
+from services.admission import Rules
 from workers.options import CPU_BLOCK_SIZE, GeneratorOptions, RewardOptions
 from workers.reference import CALIBRATION, PRM, REASONER, STEP_TAG
 
@@ -159,6 +160,42 @@ class RaySettings(Section):
     address: str | None = None
     """Ray cluster to use: "auto" or host:port; RAY_ADDRESS says it too. It needs redis.url as well.
     Without one, Ray is started on this machine and stopped with the service."""
+
+
+class AdmissionSettings(Section):
+    """Which requests begin at once, which wait for their turn, and which are refused."""
+
+    fill: Annotated[float, Field(gt=0, le=64)] = 1.0
+    """Candidates that requests may have under way together, as a part of what the generators work
+    on at once (replicas x max_num_seqs); above 1, the engines queue what is too much."""
+
+    queue_requests: Positive = 512
+    """Requests that may wait for their turn; past that, who has most of them waiting for its weight
+    is refused."""
+
+    wait_seconds: NotNegative = 30.0
+    """How long a request without a deadline may wait: one that would have to, or has, is refused.
+    One with a deadline may wait as long as it can still be answered in time."""
+
+    deadline_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Part of its deadline that a request must have left when it begins; less, where requests like
+    it have taken less."""
+
+    memory: Positive = 64
+    """Past requests, about, by which is told how long one takes and how many candidates it
+    draws."""
+
+    backoff: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """What is left of the candidates that may be under way when a deadline has passed without an
+    answer. They become more again as requests are answered."""
+
+    least_fill: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Part of those candidates that always may be under way."""
+
+    def rules(self, candidates: int) -> Rules:
+        """These, for engines that can work on so many candidates at once."""
+        said = self.model_dump(exclude={"fill"})
+        return Rules(capacity=self.fill * candidates, **said)
 
 
 class EngineSettings(Section):
@@ -391,6 +428,7 @@ class Settings(Section):
     service: ServiceSettings = ServiceSettings()
     redis: Annotated[RedisSettings, Field(validate_default=True)] = RedisSettings()
     ray: RaySettings = RaySettings()
+    admission: AdmissionSettings = AdmissionSettings()
     generator: GeneratorSettings = GeneratorSettings()
     planner: PlannerSettings = PlannerSettings()
     reward: RewardSettings = RewardSettings()
@@ -431,6 +469,10 @@ class Settings(Section):
     def longest_silence(self) -> float:
         """Seconds for which none of the engines says nothing while it has work."""
         return max(engine.silence_seconds for engine in self.engines().values())
+
+    def rules(self) -> Rules:
+        """What admission goes by: the candidates are those that all generators work on."""
+        return self.admission.rules(self.generator.replicas * self.generator.max_num_seqs)
 
     def price_table(self) -> Prices:
         """The prices as the budget counts them."""

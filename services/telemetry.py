@@ -194,6 +194,31 @@ class Telemetry:
             "Events of traces that Redis didn't take.",
             registry=registry,
         )
+        self._queue = Gauge(
+            "longthink_queue_requests", "Requests that wait for their turn.", registry=registry
+        )
+        self._queued_seconds = Histogram(
+            "longthink_queue_seconds",
+            "What requests that began had waited for their turn.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._turned_away = Counter(
+            "longthink_admission_refusals",
+            "Requests refused before any work, as they would have waited for too long.",
+            ["reason"],
+            registry=registry,
+        )
+        self._admitted = Gauge(
+            "longthink_admitted_candidates",
+            "Candidates that the requests under way are expected to draw.",
+            registry=registry,
+        )
+        self._limit = Gauge(
+            "longthink_admission_limit",
+            "Candidates that may be under way at present.",
+            registry=registry,
+        )
         self._told_of_loss = False
         self._ready = Gauge(
             "longthink_ready",
@@ -227,6 +252,20 @@ class Telemetry:
         answering = Tally(name.partition("-")[0] for name in replicas)
         for kind in self._wanted:
             self._engines.labels(kind, "answering").set(answering[kind])
+
+    def admitted(self, waited: float) -> None:
+        """A request may begin, after so many seconds in the queue."""
+        self._queued_seconds.observe(waited)
+
+    def turned_away(self, reason: str) -> None:
+        """A request wasn't admitted."""
+        self._turned_away.labels(reason).inc()
+
+    def load(self, waiting: int, running: float, limit: float) -> None:
+        """How many requests wait, how many candidates run and may run."""
+        self._queue.set(waiting)
+        self._admitted.set(running)
+        self._limit.set(limit)
 
     def began(self) -> None:
         """A run was started."""

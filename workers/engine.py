@@ -75,6 +75,8 @@ def _arguments(options: EngineOptions) -> dict[str, Any]:
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "max_num_queued_reqs": options.max_queued_requests,
         "max_num_queued_tokens": options.max_queued_tokens,
+        # Calls that wait run in the order of their priority, and of their coming within one.
+        "scheduling_policy": "priority",
         "enforce_eager": options.enforce_eager,
         "enable_prefix_caching": options.enable_prefix_caching,
         "enable_chunked_prefill": options.enable_chunked_prefill,

@@ -109,9 +109,9 @@ class Grade:
 
     `steps` are its text without the `delimiter` that stood between them: a process reward model
     reads its step tags there, an outcome reward model the delimiters. `max_tokens` is what it may
-    read; what takes more isn't scored, and the reply says how many tokens it needs. `branch` is
-    the node that it grades: a reward model has read its parent where that was graded.
-    `cache_salt` as in `Generate`.
+    read; what takes more isn't scored, and the reply says how many tokens it needs. Of calls that
+    wait, those of the lowest `priority` run first. `branch` is the node that it grades: a reward
+    model has read its parent where that was graded. `cache_salt` as in `Generate`.
     """
 
     id: str
@@ -119,6 +119,7 @@ class Grade:
     steps: tuple[str, ...]
     max_tokens: int
     delimiter: str = "\n"
+    priority: int = 0
     branch: Branch = ()
     cache_salt: str = ""
 

@@ -152,7 +152,8 @@ class Scorer:
         """What the engine makes of it; None if it was cancelled before that, and never counted."""
         read: PoolingRequestOutput[Any] | None = None
         prompt = tokens_input(token_ids, cache_salt=call.request.cache_salt or None)
-        async for output in self._llm.encode(prompt, params, call.id):
+        priority = call.request.priority
+        async for output in self._llm.encode(prompt, params, call.id, priority=priority):
             read = output
         if read is not None and read.outputs.data.numel():
             call.spent += len(token_ids)

@@ -23,6 +23,7 @@ from structlog.contextvars import bound_contextvars
 
 from planner.effort import Effort, Options, settle
 from planner.errors import LongthinkError
+from services.admission import Admission
 from services.api import page, routes
 from services.api.auth import Auth, Find
 from services.api.chat import ChatCompletions
@@ -32,6 +33,7 @@ from services.api.limits import Limits
 from services.api.live import Store, Traces
 from services.api.routes import EngineMetrics, Ready, Usages
 from services.api.schema import ChatRequest
+from services.gate import Gate
 from services.once import Once
 from services.reasoning import Reasoner
 from services.telemetry import Telemetry
@@ -54,16 +56,19 @@ def build(
     find: Find | None = None,
     usage: Usages | None = None,
     meterable: Callable[[], None] = lambda: None,
+    gate: Gate | None = None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
     `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
     answers what has an `Idempotency-Key`; without it, no key is taken. `find` knows the API keys;
     without it whoever comes is the local tenant. `usage` says how a tenant stands. `meterable`
-    raises LedgerUnavailable while nothing can be metered, so that nothing is begun.
+    raises LedgerUnavailable while nothing can be metered, so that nothing is begun. `gate` is what
+    requests wait before; without one, all begin at once.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
+    gate = gate or Gate(Admission())
     app = FastAPI(
         title="longthink",
         description="Test-time compute behind the OpenAI API.",
@@ -90,6 +95,7 @@ def build(
         limits=limits,
         telemetry=telemetry,
         settle=settle,
+        gate=gate,
         once=once,
         meterable=meterable,
     )

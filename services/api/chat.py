@@ -27,10 +27,11 @@ from services.api.limits import Limits
 from services.api.schema import Ask, parse
 from services.api.standing import ratelimit
 from services.api.stream import ChunkWriter, EventStream, written_live
-from services.api.turn import Turn
+from services.api.turn import Turn, disconnected
+from services.gate import Door, Gate
 from services.idempotency import Key, Lease
 from services.once import Once
-from services.reasoning import Reasoner, Run
+from services.reasoning import Admitted, Reasoner, Run
 from services.telemetry import Ended, Telemetry
 from services.tenants import Tenant, tenant_of
 from services.trace import Kind
@@ -50,6 +51,7 @@ class ChatCompletions:
         limits: Limits,
         telemetry: Telemetry,
         settle: Callable[[Options], Effort],
+        gate: Gate,
         once: Once | None = None,
         meterable: Callable[[], None] = lambda: None,
     ) -> None:
@@ -61,6 +63,7 @@ class ChatCompletions:
         self._limits = limits
         self._telemetry = telemetry
         self._settle = settle
+        self._gate = gate
         self._turns: set[Turn] = set()
 
     async def __call__(self, request: Request, request_id: str) -> Response:
@@ -72,10 +75,14 @@ class ChatCompletions:
         tenant = tenant_of(request.scope)
         try:
             self._meterable()
+            if self._gate.closed or HEADER not in request.headers:
+                # What has a key may only want to hear what is there already.
+                self._gate.check(tenant)
             body = await read_json(request, self._limits)
             ask = parse(body, model=self._model, limits=self._limits)
             key = read_key(request, body)
-            turn = await self._start(ask, key, request_id, began, tenant)
+            door = self._gate.door(tenant, partial(disconnected, request.receive))
+            turn = await self._start(ask, key, request_id, began, door)
         except Exception as error:
             refusal = self._told(error)
             self._telemetry.refused(status=refusal.status, code=refusal.code, tenant=tenant.id)
@@ -85,9 +92,11 @@ class ChatCompletions:
         return await self._plain(turn, request.receive)
 
     async def _start(
-        self, ask: Ask, key: Key | None, request_id: str, began: float, tenant: Tenant
+        self, ask: Ask, key: Key | None, request_id: str, began: float, door: Door
     ) -> Turn:
-        live = ask.stream and written_live(self._settle(ask.options), ask.options.answers)
+        effort = self._settle(ask.options)
+        live = ask.stream and written_live(effort, ask.options.answers)
+        tenant = door.tenant
 
         async def start(trace_id: str, lease: Lease | None = None) -> Run:
             query, more = ask.query, dict[str, Any]()
@@ -96,19 +105,26 @@ class ChatCompletions:
                 query, more["earlier"] = earlier.query(query, seeded=ask.seeded), earlier
             if lease is not None:
                 more["lease"] = lease
-            return await self._reasoner.start(
-                query,
-                ask.options,
-                trace_id=trace_id,
-                stream_tokens=live,
-                tenant=tenant,
-                **more,
-            )
+
+            async def begin(admitted: Admitted) -> Run:
+                return await self._reasoner.start(
+                    query,
+                    ask.options,
+                    trace_id=trace_id,
+                    stream_tokens=live,
+                    tenant=tenant,
+                    admitted=admitted,
+                    **more,
+                )
+
+            return await door(effort, begin)
 
         if key is None:
             run = await start(request_id)
         elif self._once is not None:
-            run = await self._once.run(key, start, trace_id=request_id, stream_tokens=live)
+            run = await self._once.run(
+                key, start, trace_id=request_id, stream_tokens=live, door=door
+            )
         else:
             raise invalid("This service keeps no keys: send none.", HEADER)
         turn = Turn(ask, run, began=began, book=partial(self._book, tenant))

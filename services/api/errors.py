@@ -21,12 +21,15 @@ from planner.errors import (
     PromptTooLong,
     WorkersUnavailable,
 )
+from services.admission import Reason, Refused
 from services.allowance import OverLimit
+from services.gate import ClientLeft
 from services.idempotency import KeyReused
 from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
 
 _TRACE_ID = "longthink.trace_id"
+_CLIENT_CLOSED_REQUEST = 499
 
 DO_NOT_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
 """Asks OpenAI's clients not to send the same request again: it has spent compute already."""
@@ -90,17 +93,12 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
             return invalid(str(error), param, code="context_length_exceeded")
         case InvalidOption():
             return invalid(str(error), error.param)
-        case KeyReused():
-            status = HTTPStatus.UNPROCESSABLE_ENTITY
-            return ApiError(status, str(error), code="idempotency_key_reused")
+        case Refused() | ClientLeft():
+            return _not_admitted(error, retry_seconds)
         case OverLimit():
             return _over(error)
-        case UnknownTrace():
-            status = HTTPStatus.NOT_FOUND
-            return ApiError(status, str(error), code="trace_not_found", param=_TRACE_ID)
-        case OtherQuery():
-            status = HTTPStatus.CONFLICT
-            return ApiError(status, str(error), code="trace_of_another_query", param=_TRACE_ID)
+        case KeyReused() | UnknownTrace() | OtherQuery():
+            return _of_a_trace(error)
         case LedgerUnavailable():
             message = "Compute can't be metered at present, so nothing new may start."
             code = "ledger_unavailable"
@@ -116,6 +114,20 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
                 headers=DO_NOT_RETRY if spent else MappingProxyType({}),
             )
     return in_vain(message, code) if spent else unavailable(message, code, retry_seconds)
+
+
+def _of_a_trace(error: KeyReused | UnknownTrace | OtherQuery) -> ApiError:
+    """What was asked to go on from something can't."""
+    match error:
+        case KeyReused():
+            status = HTTPStatus.UNPROCESSABLE_ENTITY
+            return ApiError(status, str(error), code="idempotency_key_reused")
+        case UnknownTrace():
+            status = HTTPStatus.NOT_FOUND
+            return ApiError(status, str(error), code="trace_not_found", param=_TRACE_ID)
+        case OtherQuery():
+            status = HTTPStatus.CONFLICT
+            return ApiError(status, str(error), code="trace_of_another_query", param=_TRACE_ID)
 
 
 def _over(error: OverLimit) -> ApiError:
@@ -145,6 +157,18 @@ def unavailable(message: str, code: str, retry_seconds: float) -> ApiError:
         code=code,
         headers=_after(retry_seconds),
     )
+
+
+def _not_admitted(refused: Refused | ClientLeft, retry_seconds: float) -> ApiError:
+    """For what never began: 429 where that is up to the tenant itself, or else 503."""
+    if isinstance(refused, ClientLeft):
+        return ApiError(_CLIENT_CLOSED_REQUEST, str(refused), code="client_closed_request")
+    status = HTTPStatus.TOO_MANY_REQUESTS if refused.own else HTTPStatus.SERVICE_UNAVAILABLE
+    seconds = refused.retry_seconds or retry_seconds
+    message = f"{refused} Try again in about {math.ceil(seconds)} s."
+    if refused.reason is Reason.DEADLINE:
+        message += " Or allow it more time: raise longthink.budget.deadline_seconds."
+    return ApiError(status, message, code=refused.reason, headers=_after(seconds))
 
 
 def in_vain(message: str, code: str) -> ApiError:

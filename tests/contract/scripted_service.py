@@ -20,9 +20,10 @@ from planner.effort import Options, settle
 from services.api import Limits, build
 from services.api.auth import Find
 from services.api.routes import Usages
+from services.gate import Gate
 from services.idempotency import Lease
 from services.once import Once
-from services.reasoning import Reasoner, Reply, Run
+from services.reasoning import AT_ONCE, Admitted, Reasoner, Reply, Run
 from services.recent import Recent
 from services.resume import Earlier, owner
 from services.telemetry import Telemetry, configure_logging
@@ -75,6 +76,14 @@ class ScriptedRun(Run):
         """What the course came to."""
         return await asyncio.shield(self._course)
 
+    def heed(self, heard: Callable[[Reply | None], None]) -> None:
+        """Have it called when the course is run."""
+
+        def tell(course: asyncio.Task[Reply]) -> None:
+            heard(None if course.cancelled() or course.exception() else course.result())
+
+        self._course.add_done_callback(tell)
+
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
         """Note that it was asked to end."""
         self.cancelled.set()
@@ -107,6 +116,7 @@ class ScriptedReasoner(Reasoner):
         self.runs: list[ScriptedRun] = []
         self.begun: asyncio.Queue[ScriptedRun] = asyncio.Queue()
         self.streamed: list[bool] = []
+        self.admitted: list[Admitted] = []
 
     async def start(
         self,
@@ -118,6 +128,7 @@ class ScriptedReasoner(Reasoner):
         earlier: Earlier | None = None,
         lease: Lease | None = None,
         tenant: Tenant = LOCAL,
+        admitted: Admitted = AT_ONCE,
     ) -> Run:
         """Begin the course."""
         if self.refusal is not None:
@@ -127,6 +138,7 @@ class ScriptedReasoner(Reasoner):
         self.runs.append(run)
         self.begun.put_nowait(run)
         self.streamed.append(stream_tokens)
+        self.admitted.append(admitted)
         return run
 
     def find(self, trace_id: str) -> Run | None:
@@ -211,6 +223,7 @@ class Stage:
     find: Find | None = None
     meterable: Callable[[], None] = lambda: None
     usage: Usages | None = None
+    gate: Gate | None = None
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -226,6 +239,7 @@ class Stage:
             find=self.find,
             meterable=self.meterable,
             usage=self.usage,
+            gate=self.gate,
         )
 
     async def _ready(self) -> dict[str, bool]:
