@@ -284,8 +284,12 @@ class Driver:
 
     def _busy(self) -> set[str]:
         """The shares that calls run in."""
-        running = [*self._flying.values(), *self._grading.values(), *self._twins.values()]
+        running = self._with_workers()
         return {one.task.share for one in running if one.task.share is not None}
+
+    def _with_workers(self) -> list[Flight | Grading | Twin]:
+        """All that calls are under way for and is held for."""
+        return [*self._flying.values(), *self._grading.values(), *self._twins.values()]
 
     def _take_on(self, asked: Sequence[Task]) -> None:
         """Have tasks done, but for those of which it is known how they end."""
@@ -815,7 +819,7 @@ class Driver:
             )
         stopped = self._reason or self._search.stopped
         outcome = replace(best, stopped=stopped, notes=(*best.notes, *self._notes))
-        unreported = [*self._flying.values(), *self._grading.values(), *self._twins.values()]
+        unreported = self._with_workers()
         spent = sum((one.held for one in unreported), self._purses.spent)
         self._trace.append(
             Kind.CLOSED,

@@ -70,6 +70,10 @@ class ObservedPool:
         """See `workers.ports.Pool`."""
         return self._heard(batch, self._pool.generate(batch))
 
+    def elsewhere(self, call_id: str) -> bool:
+        """See `workers.ports.Pool`."""
+        return self._pool.elsewhere(call_id)
+
     async def cancel(self, ids: Collection[str]) -> None:
         """See `workers.ports.Pool`."""
         await self._pool.cancel(ids)

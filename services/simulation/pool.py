@@ -136,6 +136,10 @@ class SimulatedPool:
             await self._orchestrator.spend(self._workers.model.orchestrator.call_seconds)
             yield Verified(call.id, "done", worker="verifier")
 
+    def elsewhere(self, call_id: str) -> bool:
+        """See `workers.ports.Pool`. Simulated workers are alike: none would be quicker."""
+        return False
+
     async def cancel(self, ids: Collection[str]) -> None:
         """See `workers.ports.Pool`."""
         calls = [self._running[call_id] for call_id in ids if call_id in self._running]
