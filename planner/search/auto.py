@@ -41,6 +41,8 @@ _WIDER = 4
 """Samples are widened to so many times as many, and seen again, while that promises something."""
 _TREE = 16
 """A tree wider than this is no better."""
+_PATIENT = 32.0
+"""Who may take so many more samples sees two more of them before a plan is tried."""
 _PLAN_WORTH = 4.0
 _TREE_WORTH = 4.0
 """A plan takes at least so many samples' worth of tokens, and so does a tree."""
@@ -233,7 +235,8 @@ class Auto(Outer):
                 return self.setup.grades and telling and worth >= _TREE_WORTH and not early
             case "decompose":
                 # A few plans say whether the question can be taken apart at all.
-                return worth >= _PLAN_WORTH and (not early or situation == "lost")
+                soon = situation == "lost" and worth < _PATIENT
+                return worth >= _PLAN_WORTH and (not early or soon)
             case "judge":
                 return worth >= 2.0
 
