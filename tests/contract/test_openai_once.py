@@ -53,6 +53,17 @@ async def test_a_repeated_request_gets_the_same_reply(redis_url: str) -> None:
         assert counted == bodies[0]["usage"]["completion_tokens"]
 
 
+async def test_fifty_at_once_are_one_search(redis_url: str) -> None:
+    """Over two replicas of the edge: one of them searches, and all replies are of that search."""
+    async with keyed(redis_url) as (one, first), keyed(redis_url) as (other, second):
+        asked = (ask(service, "k") for service in (one, other) for _ in range(25))
+        replies = await asyncio.gather(*asked)
+        bodies = [reply.raise_for_status().json() for reply in replies]
+        assert len({body["longthink"]["trace_id"] for body in bodies}) == 1
+        assert len({body["usage"]["completion_tokens"] for body in bodies}) == 1
+        assert sum((first.asked + second.asked).values()) == 8
+
+
 async def test_a_repeated_stream_gets_the_same_answer(redis_url: str) -> None:
     """A stream that is asked for once more is told from its beginning to its end."""
     async with keyed(redis_url) as (service, runner):
