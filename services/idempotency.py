@@ -62,6 +62,10 @@ class KeyReused(LongthinkError):
     """The key stands for another request."""
 
 
+class KeyCrowded(LongthinkError):
+    """Too many requests wait for the one that the key stands for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A client's key, and a digest of the body that came with it."""

@@ -8,6 +8,7 @@ ended, it is told again what came of it, at no cost.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ from redis.exceptions import RedisError
 
 from planner.domain import Cost, Stopped
 from planner.errors import LedgerUnavailable
-from services.idempotency import Key, Keys, Lease
+from services.idempotency import Key, KeyCrowded, Keys, Lease
 from services.reasoning import Reasoner, Reply, Run
 from services.resume import Saved, kept
 from services.trace import Event, Superseded, Trace, TraceStore
@@ -29,12 +30,24 @@ Start: TypeAlias = Callable[[str, Lease], Awaitable[Run]]
 _LOOK_SECONDS = 0.05
 """How often what another process does is looked at."""
 
+MOST_WAITING = 256
+"""So many requests with one key may wait in one process; more are refused."""
+
 
 class Once:
     """Answers requests that have a key."""
 
-    def __init__(self, reasoner: Reasoner, keys: Keys, traces: TraceStore) -> None:
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        keys: Keys,
+        traces: TraceStore,
+        *,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
         self.reasoner = reasoner
+        self._most_waiting = most_waiting
+        self._following: Counter[str] = Counter()
         self._keys = keys
         self._traces = traces
         self._shared: dict[str, _Shared] = {}
@@ -45,7 +58,7 @@ class Once:
     ) -> Run:
         """The run of the request that the key stands for; `trace_id` is its trace's if it is new.
 
-        Raises KeyReused, and what starting it raises: the key stands for nothing then.
+        Raises KeyReused, KeyCrowded, and what starting it raises: the key stands for nothing then.
         """
         turn = self._turns.setdefault(key.record, asyncio.Lock())
         async with turn:
@@ -77,8 +90,25 @@ class Once:
 
     async def follow(self, key: Key, trace_id: str) -> Run | None:
         """A request that another process runs; None as long as it has no trace."""
+        self.admit(self._following[trace_id])
         saved = await self.reasoner.saved(trace_id)
-        return None if saved is None else _Followed(self, key, saved, self._traces)
+        if saved is None:
+            return None
+        self._following[trace_id] += 1
+        return _Followed(self, key, saved, self._traces)
+
+    def admit(self, waiting: int) -> None:
+        """Raise KeyCrowded where so many wait already."""
+        if waiting >= self._most_waiting:
+            raise KeyCrowded(
+                "Too many requests with this Idempotency-Key wait for the same answer already."
+            )
+
+    def unfollow(self, trace_id: str) -> None:
+        """One that followed waits no more."""
+        self._following[trace_id] -= 1
+        if not self._following[trace_id]:
+            del self._following[trace_id]
 
     async def _take(self, lease: Lease, start: Start | None, *, stream_tokens: bool) -> Run | None:
         """What there is to do where nobody runs it."""
@@ -129,6 +159,7 @@ class _Shared:
 
     def attach(self) -> Run:
         """One more who waits. To the first it is booked; for others nothing new was spent."""
+        self._once.admit(sum(not one.answered for one in self._attached))
         attached = _Attached(self, booked=not self._attached)
         self._attached.add(attached)
         return attached
@@ -154,6 +185,7 @@ class _Attached(Run):
     def __init__(self, shared: _Shared, *, booked: bool) -> None:
         self.trace = shared.run.trace
         self.effort = shared.run.effort
+        self.answered = False
         self._shared = shared
         self._booked = booked
         self._elsewhere: Run | None = None
@@ -167,6 +199,8 @@ class _Attached(Run):
             if self._elsewhere is None:
                 raise
             return await self._elsewhere.reply()
+        finally:
+            self.answered = True
         return reply if self._booked else _again(reply)
 
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
@@ -207,6 +241,7 @@ class _Followed(Run):
         self._place = "-"
         self._taken: Run | None = None
         self._following = asyncio.create_task(self._follow())
+        self._following.add_done_callback(lambda _: once.unfollow(saved.id))
 
     async def reply(self) -> Reply:
         """Wait for the reply, whoever gives it."""

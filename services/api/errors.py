@@ -19,7 +19,7 @@ from planner.errors import (
     PromptTooLong,
     WorkersUnavailable,
 )
-from services.idempotency import KeyReused
+from services.idempotency import KeyCrowded, KeyReused
 from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
 
@@ -83,6 +83,10 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
         case KeyReused():
             status = HTTPStatus.UNPROCESSABLE_ENTITY
             return ApiError(status, str(error), code="idempotency_key_reused")
+        case KeyCrowded():
+            status = HTTPStatus.TOO_MANY_REQUESTS
+            again = _again(retry_seconds)
+            return ApiError(status, str(error), code="idempotency_key_crowded", headers=again)
         case UnknownTrace():
             status = HTTPStatus.NOT_FOUND
             return ApiError(status, str(error), code="trace_not_found", param=_TRACE_ID)
@@ -112,11 +116,16 @@ def unavailable(message: str, code: str, retry_seconds: float) -> ApiError:
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"{message} Try again shortly.",
         code=code,
-        headers={
-            "retry-after": str(math.ceil(retry_seconds)),
-            "retry-after-ms": str(math.ceil(retry_seconds * 1000)),
-        },
+        headers=_again(retry_seconds),
     )
+
+
+def _again(retry_seconds: float) -> Mapping[str, str]:
+    """The headers that say when to try again."""
+    return {
+        "retry-after": str(math.ceil(retry_seconds)),
+        "retry-after-ms": str(math.ceil(retry_seconds * 1000)),
+    }
 
 
 def in_vain(message: str, code: str) -> ApiError:
