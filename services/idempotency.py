@@ -63,6 +63,10 @@ class KeyReused(LongthinkError):
     """The key stands for another request."""
 
 
+class KeyCrowded(LongthinkError):
+    """Too many requests wait for the one that the key stands for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A client's key, a digest of the body that came with it, and whose it is.

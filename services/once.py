@@ -8,6 +8,7 @@ ended, it is told again what came of it, at no cost.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from planner.domain import Cost, Stopped
 from planner.errors import LedgerUnavailable
 from services.admission import Admission
 from services.gate import Door, Gate
-from services.idempotency import Key, Keys, Lease
+from services.idempotency import Key, KeyCrowded, Keys, Lease
 from services.reasoning import Admitted, Reasoner, Reply, Run
 from services.resume import Saved, kept
 from services.tenants import LOCAL
@@ -33,12 +34,24 @@ Start: TypeAlias = Callable[[str, Lease], Awaitable[Run]]
 _LOOK_SECONDS = 0.05
 """How often what another process does is looked at."""
 
+MOST_WAITING = 256
+"""So many requests with one key may wait in one process; more are refused."""
+
 
 class Once:
     """Answers requests that have a key."""
 
-    def __init__(self, reasoner: Reasoner, keys: Keys, traces: TraceStore) -> None:
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        keys: Keys,
+        traces: TraceStore,
+        *,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
         self.reasoner = reasoner
+        self._most_waiting = most_waiting
+        self._following: Counter[str] = Counter()
         self._keys = keys
         self._traces = traces
         self._shared: dict[str, _Shared] = {}
@@ -55,8 +68,9 @@ class Once:
     ) -> Run:
         """The run of the request that the key stands for; `trace_id` is its trace's if it is new.
 
-        What is taken up goes in by the `door`, as `start` must by itself. Raises KeyReused, what
-        the door raises, and what starting it raises: the key stands for nothing then.
+        What is taken up goes in by the `door`, as `start` must by itself. Raises KeyReused,
+        KeyCrowded, what the door raises, and what starting it raises: the key stands for nothing
+        then.
         """
         door = door or Gate(Admission()).door(LOCAL)
         turn = self._turns.setdefault(key.record, asyncio.Lock())
@@ -96,8 +110,25 @@ class Once:
 
     async def follow(self, key: Key, trace_id: str, door: Door) -> Run | None:
         """A request that another process runs; None as long as it has no trace."""
+        self.admit(self._following[trace_id])
         saved = await self.reasoner.saved(trace_id)
-        return None if saved is None else _Followed(self, key, saved, self._traces, door)
+        if saved is None:
+            return None
+        self._following[trace_id] += 1
+        return _Followed(self, key, saved, self._traces, door)
+
+    def admit(self, waiting: int) -> None:
+        """Raise KeyCrowded where so many wait already."""
+        if waiting >= self._most_waiting:
+            raise KeyCrowded(
+                "Too many requests with this Idempotency-Key wait for the same answer already."
+            )
+
+    def unfollow(self, trace_id: str) -> None:
+        """One that followed waits no more."""
+        self._following[trace_id] -= 1
+        if not self._following[trace_id]:
+            del self._following[trace_id]
 
     async def _take(
         self, lease: Lease, door: Door, start: Start | None, *, stream_tokens: bool
@@ -164,6 +195,7 @@ class _Shared:
 
         Where another process takes it over and dies, it gets in by the `door` once more.
         """
+        self._once.admit(sum(not one.answered for one in self._attached))
         attached = _Attached(self, door.unattended(), booked=not self._attached)
         self._attached.add(attached)
         return attached
@@ -189,6 +221,7 @@ class _Attached(Run):
     def __init__(self, shared: _Shared, door: Door, *, booked: bool) -> None:
         self.trace = shared.run.trace
         self.effort = shared.run.effort
+        self.answered = False
         self._shared = shared
         self._door = door
         self._booked = booked
@@ -203,6 +236,8 @@ class _Attached(Run):
             if self._elsewhere is None:
                 raise
             return await self._elsewhere.reply()
+        finally:
+            self.answered = True
         return reply if self._booked else _again(reply)
 
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
@@ -244,6 +279,7 @@ class _Followed(Run):
         self._place = "-"
         self._taken: Run | None = None
         self._following = asyncio.create_task(self._follow())
+        self._following.add_done_callback(lambda _: once.unfollow(saved.id))
 
     async def reply(self) -> Reply:
         """Wait for the reply, whoever gives it."""

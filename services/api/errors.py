@@ -24,7 +24,7 @@ from planner.errors import (
 from services.admission import Reason, Refused
 from services.allowance import OverLimit
 from services.gate import ClientLeft
-from services.idempotency import KeyReused
+from services.idempotency import KeyCrowded, KeyReused
 from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
 
@@ -97,6 +97,10 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
             return _not_admitted(error, retry_seconds)
         case OverLimit():
             return _over(error)
+        case KeyCrowded():
+            status = HTTPStatus.TOO_MANY_REQUESTS
+            again = _after(retry_seconds)
+            return ApiError(status, str(error), code="idempotency_key_crowded", headers=again)
         case KeyReused() | UnknownTrace() | OtherQuery():
             return _of_a_trace(error)
         case LedgerUnavailable():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -62,7 +62,7 @@ def connect(
     plain = pool.connection_class
     pool.pulse = Pulse(partial(_write, plain, pool.connection_kwargs), answer_seconds)
     pool.connection_class = type("Connection", (_Heeding, plain), {"pulse": pool.pulse})
-    client = Client.from_pool(pool)
+    client = cast("Client", Client.from_pool(pool))
     client.pulse = pool.pulse
     return client
 
@@ -71,7 +71,7 @@ async def _write(kind: type[AbstractConnection], options: dict[str, Any]) -> Non
     """Write something over a connection of its own, once. Raises RedisError or OSError."""
     connection = kind(**{**options, "retry": Retry(NoBackoff(), 0)})
     try:
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
         await connection.send_command(*_PROBE)
         await connection.read_response()
     finally:
@@ -88,7 +88,9 @@ class _Pool(BlockingConnectionPool):
         if self.pulse.away is not None:
             await asyncio.sleep(0)  # who tries again and again lets others have their turn
             self.pulse.check()
-        return await super().get_connection(*args, **options)
+        got = super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        connection: AbstractConnection = await got
+        return connection
 
 
 class _Heeding(AbstractConnection):
@@ -115,7 +117,7 @@ class _Heeding(AbstractConnection):
         self._era = self.pulse.era
         self.pulse.sent(self)
         try:
-            await super()._connect()
+            await super()._connect()  # type: ignore[no-untyped-call, safe-super]
         except OSError:
             self.pulse.suspect()
             raise

@@ -47,6 +47,8 @@ def serve(
     said = [f"{name}={value}" for name, value in flags.items() if value is not None]
     settings = load(profile, [*(assignments or ()), *said])
     console = Console()
+    if warning := _of_redis(settings.redis.url):
+        console.print(warning, style="yellow", markup=False, highlight=False)
     try:
         with started(settings, console, logs=logs) as service:
             # Not wrapped, so that the lines can be pasted.
@@ -55,6 +57,27 @@ def serve(
             service.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
+
+
+def _of_redis(url: str | None) -> str | None:
+    """What is to be said of a Redis that may drop budgets; nothing of one that doesn't answer.
+
+    What starts next finds that out by itself.
+    """
+    from redis.exceptions import RedisError  # noqa: PLC0415 - quick help
+
+    from services.redis_server import evicts  # noqa: PLC0415
+
+    try:
+        policy = evicts(url) if url else None
+    except (RedisError, ValueError):
+        return None
+    if policy is None:
+        return None
+    return (
+        f"Redis drops keys when its memory is full ({policy}), and budgets among them: set its "
+        "maxmemory-policy to noeviction."
+    )
 
 
 def _invitation(url: str, model: str) -> str:

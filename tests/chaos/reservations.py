@@ -142,9 +142,8 @@ def over(account: Account) -> int:
     """By how much it is overspent, in the dimension where that is most."""
     used = astuple(account.spent + account.held)
     allowed = read_vector(limits_vector(account.limits))
-    return max(
-        0, *(use - most for use, most in zip(used, allowed, strict=True) if most is not None)
-    )
+    beyond = [use - most for use, most in zip(used, allowed, strict=True) if most is not None]
+    return max([0, *beyond])
 
 
 async def watch(ledger: RedisLedger, seen: list[int]) -> None:

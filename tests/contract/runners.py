@@ -76,8 +76,8 @@ class Runner:
             late_seconds=0.5,
         )
         self.reasoner = Reasoner(self.pool, self.ledger, self.traces, manner)
-        keys = Keys(self.redis, lease_seconds=LEASE_SECONDS)
-        self.once = Once(self.reasoner, keys, self.traces)
+        self.keys = Keys(self.redis, lease_seconds=LEASE_SECONDS)
+        self.once = Once(self.reasoner, self.keys, self.traces)
 
     def _write(self, call: Generate) -> Script:
         assert call.seed is not None

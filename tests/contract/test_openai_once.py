@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.once import MOST_WAITING, Once
 from tests.contract.runners import Runner
 from tests.contract.scripted_service import BODY, CHAT, Service, Stage, serving
 
@@ -22,9 +23,12 @@ ASKED: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def keyed(url: str) -> AsyncIterator[tuple[Service, Runner]]:
+async def keyed(
+    url: str, most_waiting: int = MOST_WAITING
+) -> AsyncIterator[tuple[Service, Runner]]:
     """The edge before a runner of its own."""
     runner = Runner(url)
+    runner.once = Once(runner.reasoner, runner.keys, runner.traces, most_waiting=most_waiting)
     stage = Stage(real=runner.reasoner, traces=runner.traces, once=runner.once)
     async with serving(stage=stage) as service:
         yield service, runner
@@ -51,6 +55,30 @@ async def test_a_repeated_request_gets_the_same_reply(redis_url: str) -> None:
             "longthink_tokens_total", {"kind": "completion"}
         )
         assert counted == bodies[0]["usage"]["completion_tokens"]
+
+
+async def test_fifty_at_once_are_one_search(redis_url: str) -> None:
+    """Over two replicas of the edge: one of them searches, and all replies are of that search."""
+    async with keyed(redis_url) as (one, first), keyed(redis_url) as (other, second):
+        asked = (ask(service, "k") for service in (one, other) for _ in range(25))
+        replies = await asyncio.gather(*asked)
+        bodies = [reply.raise_for_status().json() for reply in replies]
+        assert len({body["longthink"]["trace_id"] for body in bodies}) == 1
+        assert len({body["usage"]["completion_tokens"] for body in bodies}) == 1
+        assert sum((first.asked + second.asked).values()) == 8
+
+
+async def test_more_than_may_wait_for_one_search_are_refused(redis_url: str) -> None:
+    """Those that wait get their reply, the others a 429 that says when to try again."""
+    async with keyed(redis_url, most_waiting=3) as (service, _):
+        replies = await asyncio.gather(*(ask(service, "k") for _ in range(8)))
+        refused = [reply for reply in replies if reply.status_code == 429]
+        assert len([reply for reply in replies if reply.status_code == 200]) == 3
+        assert len(refused) == 5
+        for reply in refused:
+            assert reply.json()["error"]["code"] == "idempotency_key_crowded"
+            assert int(reply.headers["retry-after"]) >= 1
+        assert (await ask(service, "k")).status_code == 200
 
 
 async def test_a_repeated_stream_gets_the_same_answer(redis_url: str) -> None:
