@@ -261,7 +261,7 @@ class Service:
         On SIGHUP it calls `replace`, by default its own, and goes on; but where that came as the
         terminal was closed, it returns.
         """
-        terminal = sys.stdin.isatty()
+        terminal = _at_terminal()
         handlers = {
             signal.SIGINT: lambda *_: self._end(),
             signal.SIGTERM: lambda *_: self._end(),
@@ -269,9 +269,9 @@ class Service:
         }
         before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
         try:
-            while self._wake.wait() and not self._over.is_set():
+            while self._wake.wait():
                 self._wake.clear()
-                if terminal and not sys.stdin.isatty():
+                if self._over.is_set() or (terminal and not _at_terminal()):
                     return
                 (replace or self.replace)()
         finally:
@@ -424,6 +424,10 @@ def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
     with suppress(RayError, RayServeException, TimeoutError):
         handle.broadcast("drain", seconds).results(timeout_s=seconds + 1)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _within(running: Settings, wanted: Settings) -> Settings:

@@ -3,9 +3,9 @@
     python -m tests.chaos.disconnects [DISCONNECTS] [SECONDS]
 
 Ten clients at a time ask for many candidates and cut their connections at one moment, anywhere
-within SECONDS (10); then nothing else runs, so that the engines' own counters say how long they went
-on and what they made in that time. What must hold: from the cut until no engine has anything to do
-it takes at most a second (p99), and what was made after the cuts is at most 2% of all that was made.
+within SECONDS (10); then nothing else runs, so that the engines' own counters say how long they
+went on and what they made in that time. What must hold: from the cut until no engine has anything
+to do it takes at most a second (p99), and what was made after the cuts is at most 2% of all.
 """
 
 from __future__ import annotations

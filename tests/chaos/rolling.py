@@ -2,9 +2,9 @@
 
     python -m tests.chaos.rolling [CLIENTS] [GENERATORS]
 
-starts the embedded service with two edges and GENERATORS (2) engines, has CLIENTS (4) ask it all the
-time, about half of what it can bear, replaces all its replicas as SIGHUP does, and goes on for a
-moment. What must hold: no replica is left, no response is a 5xx, and no connection was cut.
+starts the embedded service with two edges and GENERATORS (2) engines, has CLIENTS (4) ask it all
+the time, about half of what it can bear, replaces all its replicas as SIGHUP does, and goes on for
+a moment. What must hold: no replica is left, no response is a 5xx, and no connection was cut.
 """
 
 from __future__ import annotations
