@@ -71,6 +71,9 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_REPLACED_SECONDS = 90.0
+"""In so long a lost engine has been replaced: calls wait for that where there is no other."""
+
 _LATER_SECONDS = 5.0
 """A replica whose engine hangs should say so before its callers find out by its silence."""
 _TOKENS = "RAY_AUTH_MODE"
@@ -108,6 +111,7 @@ class Edge:
             generators=settings.generator.replicas,
             planners=settings.planner.replicas,
             rewards=settings.reward.replicas,
+            patience_seconds=_REPLACED_SECONDS,
             silence_seconds=_LATER_SECONDS + settings.longest_silence(),
             verifier=self._verifier,
         )
