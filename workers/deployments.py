@@ -66,9 +66,9 @@ def _deployment(replica: type, name: str, options: EngineOptions) -> serve.Appli
 def one_of(replicas: int) -> int:
     """One replica of so many, in percent: so many more there are while each is replaced in turn.
 
-    On GPUs there may be none to spare: there the old one goes first.
+    On GPUs there may be none to spare: there the old one goes first. Serve rounds up.
     """
-    return -(-100 // replicas)
+    return max(1, 100 // replicas)
 
 
 def _routing() -> RequestRouterConfig:
