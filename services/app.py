@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -49,7 +50,7 @@ from services.second_tries import SecondTries
 from services.settings import REFERENCE, Settings
 from services.telemetry import Telemetry, configure_logging
 from services.trace import TraceStore
-from workers.deployments import generators, planners, rewards
+from workers.deployments import generators, one_of, planners, rewards
 from workers.pool import ServePool
 from workers.verifier import Verifier
 
@@ -70,6 +71,9 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_REPLACED_SECONDS = 90.0
+"""In so long a lost engine has been replaced: calls wait for that where there is no other."""
+
 _LATER_SECONDS = 5.0
 """A replica whose engine hangs should say so before its callers find out by its silence."""
 _TOKENS = "RAY_AUTH_MODE"
@@ -107,6 +111,7 @@ class Edge:
             generators=settings.generator.replicas,
             planners=settings.planner.replicas,
             rewards=settings.reward.replicas,
+            patience_seconds=_REPLACED_SECONDS,
             silence_seconds=_LATER_SECONDS + settings.longest_silence(),
             verifier=self._verifier,
         )
@@ -211,11 +216,15 @@ class Edge:
 class Service:
     """Everything that runs for one `longthink serve`."""
 
-    def __init__(self, settings: Settings, url: str, parts: ExitStack) -> None:
+    def __init__(
+        self, settings: Settings, url: str, parts: ExitStack, application: _Application
+    ) -> None:
         self.settings = settings
         self.url = url
         self._parts = parts
+        self._application = application
         self._over = threading.Event()
+        self._wake = threading.Event()
 
     @classmethod
     def start(
@@ -247,27 +256,52 @@ class Service:
             application = _Application(settings, redis_url, port, calibration)
             handle = parts.enter_context(application).handle
             parts.callback(_drain, handle, settings.service.grace_seconds)
-            return cls(settings, settings.service.url(port), parts.pop_all())
+            return cls(settings, settings.service.url(port), parts.pop_all(), application)
         raise AssertionError("unreachable")
 
-    def wait(self) -> None:
-        """Return when the process is told to end by SIGINT or SIGTERM, or `stop` was called."""
-        before = {
-            one: signal.signal(one, lambda *_: self._over.set())
-            for one in (signal.SIGINT, signal.SIGTERM)
+    def wait(self, replace: Callable[[], None] | None = None) -> None:
+        """Return when the process is told to end by SIGINT or SIGTERM, or `stop` was called.
+
+        On SIGHUP it calls `replace`, by default its own, and goes on; but where that came as the
+        terminal was closed, it returns.
+        """
+        terminal = _at_terminal()
+        handlers = {
+            signal.SIGINT: lambda *_: self._end(),
+            signal.SIGTERM: lambda *_: self._end(),
+            signal.SIGHUP: lambda *_: self._wake.set(),
         }
+        before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
         try:
-            self._over.wait()
+            while self._wake.wait():
+                self._wake.clear()
+                if self._over.is_set() or (terminal and not _at_terminal()):
+                    return
+                (replace or self.replace)()
         finally:
             for one, handler in before.items():
                 signal.signal(one, handler)
+
+    def replace(self, settings: Settings | None = None) -> None:
+        """Put a new replica in the place of each, of the engines and of the edge, one by one.
+
+        New ones go by `settings`, but for where the service listens, and which Ray and Redis it
+        uses. Requests in flight go on. Returns once all are replaced; raises ServiceError where the
+        new ones don't start: then those that are left of the old ones go on.
+        """
+        self.settings = _within(self.settings, settings or self.settings)
+        self._application.deploy(self.settings, _shipped(self.settings))
+
+    def _end(self) -> None:
+        self._over.set()
+        self._wake.set()
 
     def stop(self) -> None:
         """End requests in flight with the best they have, then stop all that was started.
 
         Idempotent.
         """
-        self._over.set()
+        self._end()
         self._parts.close()
 
     def __enter__(self) -> Self:
@@ -344,35 +378,42 @@ class _Application:
             http_options=HTTPOptions(host=settings.service.host, port=self._port),
             logging_config=quiet,
         )
+        with ExitStack() as in_vain:
+            in_vain.callback(self._delete)
+            self.handle = self.deploy(settings, self._calibration)
+            in_vain.pop_all()
+        return self
+
+    def deploy(self, settings: Settings, calibration: Calibration | None) -> DeploymentHandle[Any]:
+        """Bring the replicas up; those that there are already are replaced. Raises ServiceError."""
+        quiet = {"log_level": "ERROR", "enable_access_log": False}
         generator = generators(settings.generator.options())
-        others: dict[str, Any] = {"calibration": self._calibration}
+        others: dict[str, Any] = {"calibration": calibration}
         if (planner := settings.planner.options()) is not None:
             others["planner"] = planners(planner)
         if (reward := settings.reward.options()) is not None:
             others["reward"] = rewards(reward)
         edge = serve.deployment(
             name="edge",
+            num_replicas=settings.service.replicas,
+            max_surge_percent=one_of(settings.service.replicas),
             ray_actor_options={"num_cpus": 0},
             max_ongoing_requests=10_000,
             graceful_shutdown_timeout_s=settings.service.grace_seconds,
             logging_config=quiet,
         )(serve.ingress()(Edge))
-        with ExitStack() as in_vain:
-            in_vain.callback(self._delete)
-            try:
-                self.handle: DeploymentHandle[Any] = serve.run(
-                    edge.bind(settings, self._redis_url, generator, **others),
-                    name=APPLICATION,
-                    route_prefix="/",
-                    logging_config=quiet,
-                )
-            except RuntimeError as error:
-                raise ServiceError(
-                    f"The engines or the edge did not start: {error}\n"
-                    "`longthink doctor` tells what is missing."
-                ) from error
-            in_vain.pop_all()
-        return self
+        try:
+            return serve.run(
+                edge.bind(settings, self._redis_url, generator, **others),
+                name=APPLICATION,
+                route_prefix="/",
+                logging_config=quiet,
+            )
+        except RuntimeError as error:
+            raise ServiceError(
+                f"The engines or the edge did not start: {error}\n"
+                "`longthink doctor` tells what is missing."
+            ) from error
 
     def __exit__(self, *exception: object) -> None:
         self._delete()
@@ -386,7 +427,19 @@ class _Application:
 def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
     with suppress(RayError, RayServeException, TimeoutError):
-        handle.drain.remote(seconds).result(timeout_s=seconds + 1)
+        handle.broadcast("drain", seconds).results(timeout_s=seconds + 1)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _within(running: Settings, wanted: Settings) -> Settings:
+    """The settings that are wanted, as far as a running service can take them on."""
+    stays = {name: getattr(running.service, name) for name in ("host", "port")}
+    service = wanted.service.model_copy(update=stays)
+    fixed = {"redis": running.redis, "ray": running.ray, "service": service}
+    return wanted.model_copy(update=fixed)
 
 
 def _shipped(settings: Settings) -> Calibration | None:

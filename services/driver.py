@@ -55,8 +55,21 @@ _GRADE_MARGIN = 32
 _LOOK_SECONDS = 0.25
 """How often it is looked whether any call is late."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Rested:
+    """A task whose call was lost may be tried again now."""
+
+    task_id: str
+
+
 _News: TypeAlias = (
-    messages.GenerationEvent | messages.Graded | messages.Verified | tuple[LinedUp, ...] | None
+    messages.GenerationEvent
+    | messages.Graded
+    | messages.Verified
+    | tuple[LinedUp, ...]
+    | _Rested
+    | None
 )
 
 
@@ -364,6 +377,8 @@ class Driver:
                 self._compared(self._comparing.pop(news.id), news)
             case tuple():
                 self._lined_up(news)
+            case _Rested():
+                self._rested(news.task_id)
             case _:  # a wake-up, or news of a call that was written off
                 pass
 
@@ -622,15 +637,18 @@ class Driver:
 
         async def rest() -> None:
             await asyncio.sleep(backoff(one.losses))
-            if self._resting.pop(task_id, None) is None:
-                return  # nobody wants it any more
-            if isinstance(one, Flight):
-                self._waiting[task_id] = one
-            else:
-                self._ungraded[task_id] = one
-            self._inbox.put_nowait(None)
+            self._inbox.put_nowait(_Rested(task_id))
 
         self._run_errand(rest())
+
+    def _rested(self, task_id: str) -> None:
+        match self._resting.pop(task_id, None):
+            case Flight() as flight:
+                self._waiting[task_id] = flight
+            case Grading() as grading:
+                self._ungraded[task_id] = grading
+            case None:  # nobody wants it any more
+                pass
 
     async def _hedge(self) -> None:
         """Send what is late a second time, to another worker, as far as the budget has room.

@@ -90,6 +90,10 @@ class ServiceSettings(Section):
     """When the service is stopped, requests in flight end at once with the best they have so far.
     Those that have not been answered after so many seconds are cut off."""
 
+    replicas: Positive = 1
+    """How many processes take requests and drive their searches. With two or more, requests go on
+    where one dies."""
+
     hedge_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Calls to generators that may be sent a second time, to another engine, since they take far
     longer than others like them: so many of all calls, paid out of the request's budget. 0 never

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from planner.errors import LongthinkError
 from services.cli.options import Assignments, Profile
 
 
@@ -37,7 +38,11 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Run the service until Ctrl-C or SIGTERM."""
+    """Run the service until Ctrl-C or SIGTERM.
+
+    SIGHUP has every engine and the edge replaced one by one, by what the profile says then, while
+    requests go on.
+    """
     from rich.console import Console  # noqa: PLC0415 - quick help
 
     from services.cli.running import started  # noqa: PLC0415
@@ -49,12 +54,23 @@ def serve(
     console = Console()
     if warning := _of_redis(settings.redis.url):
         console.print(warning, style="yellow", markup=False, highlight=False)
+
+    def replace() -> None:
+        """Have all replicas replaced, by what the profile says now."""
+        console.print("Replacing all engines and the edge, one by one.")
+        try:
+            service.replace(load(profile, [*(assignments or ()), *said]))
+        except LongthinkError as error:
+            console.print(f"Not replaced: {error}", markup=False, highlight=False)
+        else:
+            console.print("Replaced.")
+
     try:
         with started(settings, console, logs=logs) as service:
             # Not wrapped, so that the lines can be pasted.
             invitation = _invitation(service.url, settings.generator.name)
             console.print(invitation, markup=False, highlight=False, soft_wrap=True)
-            service.wait()
+            service.wait(replace)
     except KeyboardInterrupt:
         console.print("Stopped.")
 

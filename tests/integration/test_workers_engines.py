@@ -423,7 +423,7 @@ def _stop_engine(replica: psutil.Process) -> None:
     _engine(replica).suspend()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)
 @pytest.mark.parametrize("strike", [_kill, _kill_engine, _stop_engine])
 async def test_a_lost_replica_loses_only_its_own(
     pool: ServePool, strike: Callable[[psutil.Process], None]
@@ -454,7 +454,7 @@ async def test_a_lost_replica_loses_only_its_own(
 
     after = ask(4)
     assert not (await ends(pool.generate((after,))))[after.id].lost
-    async with asyncio.timeout(180):
+    async with asyncio.timeout(300):
         while replicas[0].is_running() or not await pool.ready():
             await asyncio.sleep(0.2)
     await idle(pool)

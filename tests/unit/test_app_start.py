@@ -68,8 +68,12 @@ def test_a_service_that_stops_takes_its_engines_off_the_cluster(
         def result(self, timeout_s: float) -> None:
             return None
 
-        def remote(self, seconds: float) -> Any:
+        def broadcast(self, method: str, seconds: float) -> Any:
+            assert method == "drain"
             return self
+
+        def results(self, timeout_s: float) -> list[None]:
+            return [None]
 
     monkeypatch.setattr(serve, "run", lambda *_, **__: Handle())
     service = app.Service.start(ELSEWHERE)
