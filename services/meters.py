@@ -198,6 +198,9 @@ class Meters:
         if said is not None and said["choosing_seconds"] is not None:
             self._stages.labels("select").observe(said["choosing_seconds"])
 
+    def over(self, request: Request) -> None:
+        """See `services.watch.Watcher`."""
+
     def _throw_away(self, task: Ended, why: str) -> None:
         """Count what a task of no use took, but for what was counted as lost with its worker."""
         cost = task.told["cost"]
