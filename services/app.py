@@ -220,6 +220,7 @@ class Edge:
             return False
 
     async def _engine_metrics(self) -> list[tuple[str, str]]:
+        self._telemetry.left_alone(self._pool.breakers())
         return list((await self._pool.metrics()).items())
 
 

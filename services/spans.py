@@ -40,7 +40,10 @@ from services.watch import Called, Ended, Request
 from workers.messages import Generated, Graded
 
 _TRACE_ID: ContextVar[int | None] = ContextVar("trace_id", default=None)
-_TOLD = (Kind.PLANNED, Kind.STEP, Kind.DECIDED, Kind.HURRIED, Kind.CANCELLED, Kind.LEFT)
+_TOLD = (
+    *(Kind.PLANNED, Kind.STEP, Kind.DECIDED, Kind.HURRIED),
+    *(Kind.CANCELLED, Kind.HEDGED, Kind.LEFT),
+)
 _OF_STEP = ("id", "state", "strategy", "tokens", "share", "confidence", "stopped", "what")
 _PATH = "/v1/traces"
 
@@ -183,6 +186,9 @@ class Spans:
     def over(self, request: Request) -> None:
         """See `services.watch.Watcher`. Tasks that nobody heard the end of have a span as well."""
         if under := self._open.pop(request.id, None):
+            for late in request.calls.values():
+                for call in late:  # another had done the same sooner
+                    self._called(call, under, under.context)
             for task_id, asked in request.asked.items():
                 about = {"longthink.task.id": task_id, "longthink.task.status": "unreported"}
                 span = self._tracer.start_span(

@@ -270,6 +270,12 @@ class Telemetry:
         for kind in self._wanted:
             self._engines.labels(kind, "answering").set(answering[kind])
 
+    def left_alone(self, replicas: Iterable[str]) -> None:
+        """Say which engines get no work, as they failed, by the names of their replicas."""
+        alone = Tally(name.partition("-")[0] for name in replicas)
+        for kind in self._wanted:
+            self._engines.labels(kind, "left alone").set(alone[kind])
+
     def admitted(self, waited: float) -> None:
         """A request may begin, after so many seconds in the queue."""
         self._queued_seconds.observe(waited)
