@@ -6,6 +6,7 @@ engines and the HTTP edge on it. What it started, it stops; what it found, it le
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -15,8 +16,9 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
 from fastapi import FastAPI
@@ -54,7 +56,13 @@ from workers.deployments import generators, one_of, planners, rewards
 from workers.pool import ServePool
 from workers.verifier import Verifier
 
+if TYPE_CHECKING:
+    from services.spans import Spans
+
 APPLICATION = "longthink"
+
+_SPANS_TO = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+"""Where spans go, if not where all that is told goes."""
 
 _ENVIRONMENT = {
     # Calls run in the replica's own event loop: a streaming call over a handle takes 1.4 ms
@@ -100,7 +108,10 @@ class Edge:
         planner: DeploymentHandle[Any] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        configure_logging(settings.service.log_format, settings.service.log_level)
+        told = settings.telemetry
+        configure_logging(
+            settings.service.log_format, settings.service.log_level, content=told.log_content
+        )
         self._settings = settings
         self._redis = connect(redis_url, answer_seconds=settings.redis.answer_seconds)
         self._verifier = Verifier()
@@ -115,7 +126,9 @@ class Edge:
             silence_seconds=_LATER_SECONDS + settings.longest_silence(),
             verifier=self._verifier,
         )
-        self._telemetry = Telemetry()
+        self._telemetry = Telemetry(log_content=told.log_content)
+        if told.otlp_endpoint is not None or _SPANS_TO in os.environ:
+            self._telemetry.trace(partial(_spans, settings))
         self._telemetry.describe(version("longthink"), settings.generator.name, _wanted(settings))
         self._traces = TraceStore(
             self._redis,
@@ -195,6 +208,8 @@ class Edge:
         """End all requests with the best they have, in at most so long."""
         await self._reasoner.drain(seconds)
         await self._verifier.close()
+        if self._telemetry.spans is not None:
+            await asyncio.to_thread(self._telemetry.spans.shutdown)
 
     async def _ready(self) -> dict[str, bool]:
         return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}
@@ -210,6 +225,7 @@ class Edge:
             return False
 
     async def _engine_metrics(self) -> list[tuple[str, str]]:
+        self._telemetry.left_alone(self._pool.breakers())
         return list((await self._pool.metrics()).items())
 
 
@@ -331,7 +347,7 @@ class _Ray:
                 address=address,
                 log_to_driver=self._logs,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": _ENVIRONMENT},
+                runtime_env={"env_vars": {**_ENVIRONMENT, **_otel()}},
             )
 
     def _start(self) -> None:
@@ -461,9 +477,28 @@ def _shipped(settings: Settings) -> Calibration | None:
     )
 
 
+def _spans(settings: Settings, lost: Callable[[int], None]) -> Spans:
+    """What makes spans. OpenTelemetry's SDK is imported only here, where it is asked for."""
+    spans = import_module("services.spans")
+    said = settings.telemetry
+    made: Spans = spans.Spans(
+        spans.exporting(said.otlp_endpoint, lost),
+        model=settings.generator.name,
+        sampled=said.sample_ratio,
+        captures=said.capture_content,
+        version=version("longthink"),
+    )
+    return made
+
+
 def _wanted(settings: Settings) -> dict[str, int]:
     """How many engines of each kind there should be, by what their replicas' names begin with."""
     return {kind.split()[0]: engine.replicas for kind, engine in settings.engines().items()}
+
+
+def _otel() -> dict[str, str]:
+    """What the environment says of OpenTelemetry."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
 
 
 def _where(settings: Settings) -> str:

@@ -7,7 +7,7 @@ further ones are counted together as "other".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from planner.domain import Cost
 from services.trace import Event, Kind
 from services.watch import AnyCall, Called, Ended, Request, strategy_name
-from workers.messages import Generate, Grade
+from workers.messages import Generate, Generated, Grade
 
 MOST_TENANTS = 256
 OTHER = "other"
@@ -97,6 +97,11 @@ class Meters:
             ["kind", "why"],
             registry=registry,
         )
+        self._second_tries = Counter(
+            "longthink_second_tries",
+            "Calls that were sent to another worker, too, as theirs was late.",
+            registry=registry,
+        )
         self._resumed = Counter(
             "longthink_resumed", "Requests gone on with from their trace.", registry=registry
         )
@@ -169,6 +174,7 @@ class Meters:
 
     def said(self, request: Request, event: Event) -> None:
         """See `services.watch.Watcher`."""
+        self._second_tries.inc(event.kind is Kind.HEDGED)
         if event.kind is Kind.DECIDED:
             what = event.data["what"]
             self._decisions.labels(what if what in _WAYS else OTHER).inc()
@@ -192,11 +198,25 @@ class Meters:
             self._retries.labels(_WORKED_OFF[task.kind]).inc(again)
         if (why := _waste(request, task)) is not None:
             self._throw_away(task, why)
+        elif task.told["status"] == "done":
+            self._beaten(task.calls)
 
     def closed(self, request: Request, said: Mapping[str, Any] | None) -> None:
         """See `services.watch.Watcher`."""
         if said is not None and said["choosing_seconds"] is not None:
             self._stages.labels("select").observe(said["choosing_seconds"])
+
+    def over(self, request: Request) -> None:
+        """See `services.watch.Watcher`. A call that ends after its task was beaten by another."""
+        for calls in request.calls.values():
+            self._beaten(calls)
+
+    def _beaten(self, calls: Iterable[Called]) -> None:
+        """Count what calls made that were given up as another did the same sooner."""
+        for call in calls:
+            if isinstance(call.made, Generated) and call.finish == "cancelled":
+                tokens = call.made.completion_tokens
+                self._wasted.labels("completion", "second_try").inc(tokens)
 
     def _throw_away(self, task: Ended, why: str) -> None:
         """Count what a task of no use took, but for what was counted as lost with its worker."""

@@ -376,6 +376,24 @@ class RewardSettings(EngineSettings):
         return RewardOptions(model=self.location, served_name=self.name, **said)
 
 
+class TelemetrySettings(Section):
+    """What the service tells of itself, beside its metrics."""
+
+    otlp_endpoint: str | None = None
+    """Where OpenTelemetry spans are sent, as OTLP over HTTP: "http://collector:4318";
+    OTEL_EXPORTER_OTLP_ENDPOINT says it too. Without one, no spans are made."""
+
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of traces that are kept, of those that begin here; a client that sends a traceparent
+    decides for its own. OTEL_TRACES_SAMPLER wins."""
+
+    capture_content: bool = False
+    """Put prompts and answers into spans."""
+
+    log_content: bool = False
+    """Put questions, answers and what errors say into the log."""
+
+
 class PriceSettings(Section):
     """What a request is charged, in US dollars per million tokens; what budgets in usd mean."""
 
@@ -437,6 +455,7 @@ class Settings(Section):
     planner: PlannerSettings = PlannerSettings()
     reward: RewardSettings = RewardSettings()
     prices: PriceSettings = PriceSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     efforts: dict[EffortWord, EffortSettings] = {}
 
     @field_validator("redis")

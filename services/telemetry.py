@@ -10,10 +10,10 @@ import logging
 import sys
 import traceback
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import structlog
 from prometheus_client import (
@@ -32,18 +32,23 @@ from services.reasoning import Reply
 from services.tenants import LOCAL
 from services.watch import Watch, strategy_name
 
+if TYPE_CHECKING:
+    from services.spans import Spans
+
 LogFormat: TypeAlias = Literal["json", "text"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
-def configure_logging(form: LogFormat = "json", level: LogLevel = "info") -> None:
+def configure_logging(
+    form: LogFormat = "json", level: LogLevel = "info", *, content: bool = False
+) -> None:
     """Have structlog write to standard error, a line an event, as JSON or for people.
 
     Every line carries what is bound to the request it belongs to, its id first of all. Of an
-    exception it shows where it came from, and what it says only at `debug`: the message of an
-    exception may quote a prompt.
+    exception it shows where it came from, and what it says only at `debug` or with `content`: the
+    message of an exception may quote a prompt.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     renderer = (
@@ -56,7 +61,7 @@ def configure_logging(form: LogFormat = "json", level: LogLevel = "info") -> Non
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _Raised(reveal=threshold <= logging.DEBUG),
+            _Raised(reveal=content or threshold <= logging.DEBUG),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -116,6 +121,7 @@ class Ended:
     reply: Reply | None
     cancelled_calls: int
     tenant: str = LOCAL.id
+    question: str = ""
 
 
 def _confidence(reply: Reply) -> float:
@@ -132,8 +138,11 @@ def _new(reply: Reply) -> Cost:
 class Telemetry:
     """The metrics of one service, in a registry of its own, and its log."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, log_content: bool = False) -> None:
+        """With `log_content`, the log has questions and answers."""
         self.registry = registry = CollectorRegistry()
+        self.spans: Spans | None = None
+        self._log_content = log_content
         ProcessCollector(registry=registry)
         self.meters = Meters(registry)
         self.watch = Watch([self.meters])
@@ -220,6 +229,9 @@ class Telemetry:
             registry=registry,
         )
         self._told_of_loss = False
+        self._spans_lost = Counter(
+            "longthink_spans_lost", "Spans that couldn't be sent.", registry=registry
+        )
         self._ready = Gauge(
             "longthink_ready",
             "Whether this part of the service answers (1) or not (0).",
@@ -234,6 +246,11 @@ class Telemetry:
             ["kind", "state"],
             registry=registry,
         )
+
+    def trace(self, spans: Callable[[Callable[[int], None]], Spans]) -> None:
+        """Have spans made, too, by what `spans` makes, given what hears of those that are lost."""
+        self.spans = spans(self._spans_lost.inc)
+        self.watch = Watch([self.meters, self.spans])
 
     def describe(self, version: str, model: str, engines: Mapping[str, int]) -> None:
         """Say what runs here: `engines` is how many there should be of each kind."""
@@ -252,6 +269,12 @@ class Telemetry:
         answering = Tally(name.partition("-")[0] for name in replicas)
         for kind in self._wanted:
             self._engines.labels(kind, "answering").set(answering[kind])
+
+    def left_alone(self, replicas: Iterable[str]) -> None:
+        """Say which engines get no work, as they failed, by the names of their replicas."""
+        alone = Tally(name.partition("-")[0] for name in replicas)
+        for kind in self._wanted:
+            self._engines.labels(kind, "left alone").set(alone[kind])
 
     def admitted(self, waited: float) -> None:
         """A request may begin, after so many seconds in the queue."""
@@ -299,6 +322,7 @@ class Telemetry:
             stopped=stopped,
             seconds=round(end.seconds, 4),
             **spent,
+            **self._content(end),
         )
 
     def refused(self, *, status: int, code: str, tenant: str = LOCAL.id) -> None:
@@ -326,6 +350,13 @@ class Telemetry:
     def metrics(self) -> str:
         """The registry in Prometheus's text format."""
         return generate_latest(self.registry).decode()
+
+    def _content(self, end: Ended) -> dict[str, str | None]:
+        """What was asked and answered, where the log is to have it."""
+        if not self._log_content:
+            return {}
+        best = None if end.reply is None else end.reply.outcome.best
+        return {"question": end.question, "reply": None if best is None else best.text}
 
     def _spend(self, end: Ended, reply: Reply) -> dict[str, int]:
         spent = _new(reply)

@@ -133,6 +133,9 @@ class Watcher(Protocol):
     def closed(self, request: Request, said: Mapping[str, Any] | None) -> None:
         """It came to what its trace says at its end, or failed (None)."""
 
+    def over(self, request: Request) -> None:
+        """Nothing more will be heard of it; it was closed before."""
+
 
 class Watch:
     """Puts together what is heard and tells it to all watchers, in their order."""
@@ -166,9 +169,11 @@ class Watch:
             case Kind.CLOSED:
                 self._close(request, event.data, now)
                 if not event.data["unreported"]:
-                    del self._requests[request.id]
+                    self._drop(request)
             case Kind.SETTLED:
-                del self._requests[request.id]
+                self._drop(request)
+            case _:  # says nothing of when and why
+                pass
 
     def called(self, call: Called) -> None:
         """A call is over."""
@@ -182,14 +187,14 @@ class Watch:
         """A request came to no end that its trace could tell. One that did is left alone."""
         request = self._requests.get(trace_id)
         if request is not None and request.closed is None:
-            del self._requests[trace_id]
             self._close(request, None, monotonic())
+            self._drop(request)
 
     def _begin(self, trace: Trace, event: Event, now: float) -> None:
         """Take a request up. What was left of those that are long over goes."""
-        for late in [one for one in self._requests.values() if one.closed is not None]:
+        for late in list(self._requests.values()):
             if late.closed is not None and now - late.closed > LATE_SECONDS:
-                del self._requests[late.id]
+                self._drop(late)
         resumed = event.kind is Kind.RESUMED
         opened = event if not resumed else trace.events[0]
         self._requests[trace.id] = request = Request(trace.id, opened.data, now, resumed)
@@ -213,6 +218,11 @@ class Watch:
         for watcher in self._watchers:
             watcher.ended(request, task)
         request.answered |= told["status"] == "done"
+
+    def _drop(self, request: Request) -> None:
+        del self._requests[request.id]
+        for watcher in self._watchers:
+            watcher.over(request)
 
     def _close(self, request: Request, said: Mapping[str, Any] | None, now: float) -> None:
         request.closed = now

@@ -6,7 +6,7 @@ and what it made; every call ends in exactly one `Generated` or `Graded`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from planner.domain import Code, Floor, Writer
@@ -75,6 +75,19 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a call took its worker, in seconds by the worker's own clock.
+
+    Until it was `queued` no more and the engine worked on it, and until its `first` token, both
+    counted from its place in the engine's queue; None where the engine didn't say.
+    """
+
+    seconds: float
+    queued: float | None = None
+    first: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
     """How a `Generate` ended.
 
@@ -98,6 +111,7 @@ class Generated:
     worker: str = ""
     error: str | None = None
     lost: bool = False
+    timing: Timing | None = field(default=None, compare=False)
 
 
 GenerationEvent: TypeAlias = Tokens | Generated
@@ -146,6 +160,7 @@ class Graded:
     worker: str = ""
     error: str | None = None
     lost: bool = False
+    timing: Timing | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

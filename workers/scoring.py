@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 from vllm.exceptions import GracefulHTTPError
@@ -24,7 +25,7 @@ from vllm.pooling_params import PoolingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from workers.messages import Grade, Graded, GradeFinish
+from workers.messages import Grade, Graded, GradeFinish, Timing
 from workers.options import RewardOptions
 from workers.step_scores import StepScores, prefix_names
 
@@ -36,6 +37,7 @@ class Scoring:
         self.id = request.id
         self.request = request
         self.cancelled = False
+        self.began = perf_counter()
         self.spent = 0
         """The tokens that the engine has counted for it."""
 
@@ -182,7 +184,15 @@ class Scorer:
         return text.replace(self._tag, "") if self._tag else text
 
     def _ended(self, call: Scoring, finish: GradeFinish, **more: Any) -> Graded:
-        return Graded(call.id, finish, reward_tokens=call.spent, worker=self._worker, **more)
+        timing = Timing(perf_counter() - call.began)
+        return Graded(
+            call.id,
+            finish,
+            reward_tokens=call.spent,
+            worker=self._worker,
+            timing=timing,
+            **more,
+        )
 
     def _failed(self, call: Scoring, error: str, *, lost: bool = False) -> Graded:
         return self._ended(call, "failed", error=error, lost=lost)

@@ -33,6 +33,7 @@ from services.api.limits import Limits
 from services.api.live import Store, Traces
 from services.api.routes import EngineMetrics, Ready, Usages
 from services.api.schema import ChatRequest
+from services.api.traced import Traced, trace_id
 from services.gate import Gate
 from services.once import Once
 from services.reasoning import Reasoner
@@ -79,6 +80,8 @@ def build(
     app.add_exception_handler(HTTPException, _handler(_of_http))
     if find is not None:
         app.add_middleware(Auth, find=find, retry_seconds=limits.retry_seconds)
+    if telemetry.spans is not None:
+        app.add_middleware(Traced, spans=telemetry.spans, request_id=_ID)
     app.add_middleware(Envelope, telemetry=telemetry, refuse=refuse)
     app.include_router(routes.models(model_name))
     app.include_router(routes.health(ready, limits=limits))
@@ -133,7 +136,8 @@ class Envelope:
                 MutableHeaders(scope=message).setdefault("x-request-id", request_id)
             await send(message)
 
-        with bound_contextvars(request_id=request_id, **_clients_id(scope)):
+        ids = {"request_id": request_id, "trace_id": trace_id(scope, request_id)}
+        with bound_contextvars(**ids, **_clients_id(scope)):
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception as error:

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
+from structlog.contextvars import bound_contextvars
 
 from planner.effort import Effort, Options
 from services.api import reply as replies
@@ -71,8 +72,12 @@ class ChatCompletions:
 
         Raises ApiError for what is refused; anything else is a failure of the service.
         """
-        began = monotonic()
         tenant = tenant_of(request.scope)
+        with bound_contextvars(tenant=tenant.id):
+            return await self._answer(request, request_id, tenant)
+
+    async def _answer(self, request: Request, request_id: str, tenant: Tenant) -> Response:
+        began = monotonic()
         try:
             self._meterable()
             if self._gate.closed or HEADER not in request.headers:
@@ -185,6 +190,7 @@ class ChatCompletions:
                 reply=None if error else turn.result(),
                 cancelled_calls=_cancelled(turn),
                 tenant=tenant.id,
+                question=turn.ask.query.messages[-1].content,
             )
         )
 

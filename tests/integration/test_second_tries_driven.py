@@ -86,6 +86,10 @@ async def test_all_that_both_made_is_paid_for(redis_client: Redis) -> None:
     after = await bench.counted()
     assert spent.completion_tokens == after[0] - before[0] > 16 * len(TEXT)
     assert spent.prompt_tokens == after[1] - before[1]
+    of_use = sum(len(one["token_ids"]) for one in finished(events))
+    waste = bench.counted_as("longthink_wasted_tokens_total", kind="completion", why="second_try")
+    assert waste == spent.completion_tokens - of_use > 0
+    assert bench.counted_as("longthink_second_tries_total") == 3
     assert spent.candidates == 16
 
 

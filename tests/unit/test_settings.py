@@ -279,7 +279,9 @@ def test_blocks_that_the_cpu_cannot_read_are_refused() -> None:
 
 
 def test_well_known_variables_are_heeded() -> None:
-    """REDIS_URL and RAY_ADDRESS are taken, unless our own variable says otherwise."""
+    """REDIS_URL, RAY_ADDRESS and OpenTelemetry's are taken, unless our own says otherwise."""
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
+    assert load(None, [], collector).telemetry.otlp_endpoint == "http://c:4318"
     env = {"REDIS_URL": "redis://a", "RAY_ADDRESS": "auto"}
     settings = load(None, [], env)
     assert (settings.redis.url, settings.ray.address) == ("redis://a", "auto")
