@@ -173,6 +173,11 @@ class Telemetry:
             "Events of traces that Redis didn't take.",
             registry=registry,
         )
+        self._tasks = Gauge(
+            "longthink_asyncio_tasks",
+            "Tasks of the event loop that answers requests.",
+            registry=registry,
+        )
         self._told_of_loss = False
 
     def began(self) -> None:
@@ -224,6 +229,10 @@ class Telemetry:
             self.log.warning(
                 "trace events lost; longthink_trace_events_lost_total counts them", exc_info=error
             )
+
+    def busy(self, tasks: int) -> None:
+        """So many tasks are there at the moment of a scrape."""
+        self._tasks.set(tasks)
 
     def metrics(self) -> str:
         """The registry in Prometheus's text format."""

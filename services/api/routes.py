@@ -95,6 +95,7 @@ def observed(*, engine_metrics: EngineMetrics, limits: Limits, telemetry: Teleme
                 engines = await engine_metrics()
         except (LongthinkError, TimeoutError) as error:
             telemetry.engines_unheard(error)
+        telemetry.busy(len(asyncio.all_tasks()))
         return Response(merge(telemetry.metrics(), engines), media_type=CONTENT_TYPE)
 
     return routes
