@@ -173,6 +173,8 @@ def _made(swarm: Swarm, console: Console, watch: Watch | None = None) -> Swarm:
             watch.others.add(swarm.pid)
         for _ in swarm.lines():
             show_progress()
+            if watch is not None:
+                watch.follow(swarm.seconds, swarm.plan.seconds)
     return swarm
 
 
@@ -196,7 +198,7 @@ def _watched(
     with watch:
         swarm = _made(Swarm(plan, url, model), console, watch)
     after = watch.settled()
-    return swarm, (soak(watch.samples, before, after), tuple(watch.samples))
+    return swarm, (soak(watch.samples, before, after, swarm.seconds), tuple(watch.samples))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from services.loading.growth import Growth, Soak
+from services.loading.growth import LONG, Growth, Soak
 from services.loading.watch import alive
 from services.profiles import load
 from services.redis_server import RedisServer
@@ -82,6 +82,8 @@ def at_rest(soak: Soak) -> Iterator[str]:
     yield "At rest: " + "; ".join(one for one in told.values() if one is not None) + "."
     if not soak.growths:
         yield f"{soak.samples} looks at it are too few to tell whether it grows."
+    elif soak.seconds < LONG:
+        yield f"Whether it grows is judged from {LONG / 60:.0f} minutes on: until then it warms up."
 
 
 def _values(one: Growth) -> tuple[str, str]:

@@ -11,6 +11,8 @@ from services.loading.watch import Sample
 
 MOST = 0.05
 """Memory may grow by less than this share."""
+LONG = 600.0
+"""Seconds from which on growth is judged: before, processes are still warming up."""
 _GROWS = ("pss", "rss", "processes", "files", "tasks", "keys")
 _LEAST = 20
 """So many samples at least, for there to be a second tenth and a last one."""
@@ -34,9 +36,11 @@ class Growth:
 class Soak:
     """What came of looking at a service under load.
 
-    `before` and `after` are the service at rest, once it had answered something, and in the end.
+    `before` and `after` are the service at rest, once it had answered something, and in the end;
+    in between there were `seconds` of load.
     """
 
+    seconds: float
     growths: tuple[Growth, ...]
     before: Sample
     after: Sample
@@ -57,7 +61,8 @@ class Soak:
     def amiss(self) -> list[str]:
         """What doesn't hold, a sentence each."""
         found = []
-        if (memory := self.memory) is not None and memory.share >= MOST:
+        memory = self.memory if self.seconds >= LONG else None
+        if memory is not None and memory.share >= MOST:
             found.append(
                 f"Memory grew by {memory.share:.1%}, from {memory.early / 2**20:,.0f} MiB."
             )
@@ -74,10 +79,10 @@ class Soak:
         return found
 
 
-def soak(samples: Sequence[Sample], before: Sample, after: Sample) -> Soak:
-    """What these samples, in the order of time, come to."""
+def soak(samples: Sequence[Sample], before: Sample, after: Sample, seconds: float) -> Soak:
+    """What these samples, in the order of time, come to, after so many seconds of load."""
     found = [growth for name in _GROWS if (growth := grown(samples, name)) is not None]
-    return Soak(tuple(found), before, after, len(samples))
+    return Soak(seconds, tuple(found), before, after, len(samples))
 
 
 def grown(samples: Sequence[Sample], name: str) -> Growth | None:

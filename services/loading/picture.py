@@ -57,12 +57,12 @@ def draw_soak(samples: Sequence[Sample], folder: Path, *, title: str) -> str | N
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     seen = [
-        (name, [(one.seconds, value / scale) for one in samples if (value := of(one)) is not None])
-        for name, scale, of in (
-            ("memory of all\nprocesses, MiB", 2**20, lambda one: one.pss),
-            ("open files", 1, lambda one: one.files),
-            ("tasks in the\nevent loop", 1, lambda one: one.tasks),
-            ("keys in Redis", 1, lambda one: one.keys),
+        (label, _seen(samples, name, scale))
+        for label, scale, name in (
+            ("memory of all\nprocesses, MiB", 2**20, "pss"),
+            ("open files", 1, "files"),
+            ("tasks in the\nevent loop", 1, "tasks"),
+            ("keys in Redis", 1, "keys"),
         )
     ]
     shown = [(name, points) for name, points in seen if points]
@@ -213,6 +213,11 @@ def _moving(
 def _nines(percent: float) -> float:
     """How many nines: 90 is at 1, 99 at 2."""
     return -log10(1 - percent / 100)
+
+
+def _seen(samples: Sequence[Sample], name: str, scale: int) -> list[tuple[float, float]]:
+    values = ((one.seconds, getattr(one, name)) for one in samples)
+    return [(seconds, value / scale) for seconds, value in values if value is not None]
 
 
 def _dress(axes: Axes) -> None:

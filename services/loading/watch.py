@@ -69,7 +69,7 @@ class Sample:
 
 
 class Watch:
-    """Looks every so many seconds, in a thread of its own, while inside.
+    """Looks every so many seconds of the load, in a thread of its own, while inside.
 
     `root` is the process whose descendants are looked at, itself included unless it is our own;
     what is among `others` is none of the service. Without it or `redis_url`, nothing is said of
@@ -91,19 +91,24 @@ class Watch:
         self._root = root
         self._redis = None if redis_url is None else Redis.from_url(redis_url)
         self._origin = time.monotonic()
+        self._looking = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self.samples: list[Sample] = []
         self.others: set[int] = set()
 
     def __enter__(self) -> Self:
-        self._origin = time.monotonic()
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._over.set()
         self._thread.join()
+
+    def follow(self, seconds: float, until: float) -> None:
+        """The load has gone on for so many seconds, of so many: between them it is looked at."""
+        self._origin = time.monotonic() - seconds
+        self._looking = seconds < until
 
     def close(self) -> None:
         """Close the connections. It can't look any more."""
@@ -129,7 +134,8 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._over.wait(self._every):
-            self.samples.append(self.look())
+            if self._looking:
+                self.samples.append(self.look())
 
     def _processes(self) -> dict[str, Any]:
         try:
@@ -167,7 +173,7 @@ class Watch:
         family = [top, *top.children(recursive=True)]
         return [one for one in family if one.pid not in strangers]
 
-    def _measured(self) -> dict[str, int]:
+    def _measured(self) -> dict[str, Any]:
         """The gauges of the service, all its parts together."""
         try:
             text = self._http.get("/metrics").raise_for_status().text
@@ -184,7 +190,7 @@ class Watch:
             return {}
 
 
-def gauges(text: str) -> dict[str, int]:
+def gauges(text: str) -> dict[str, Any]:
     """What a service's metrics say of it, all its parts together; nothing of what isn't there."""
     found: Counter[str] = Counter()
     for name, _, value in _GAUGE.findall(text):

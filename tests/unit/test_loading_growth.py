@@ -43,7 +43,7 @@ def test_too_few_looks_tell_nothing() -> None:
 
 def test_a_service_that_holds_has_nothing_amiss() -> None:
     """Memory may move by less than 5%, and fewer tasks than before are no fault."""
-    told = soak(over_time(*[1000] * 10, *[1049] * 10), REST, replace(REST, tasks=18))
+    told = soak(over_time(*[1000] * 10, *[1049] * 10), REST, replace(REST, tasks=18), 3600)
     assert told.amiss() == []
     assert told.orphans == 0
 
@@ -51,16 +51,24 @@ def test_a_service_that_holds_has_nothing_amiss() -> None:
 def test_whatever_is_left_or_grows_is_named() -> None:
     """Each with its number."""
     after = replace(REST, tasks=23, kept=2, waiting=1, unexpiring=7, bare=("longthink:x",))
-    told = " ".join(soak(over_time(*[1000] * 10, *[1050] * 10), REST, after).amiss())
+    told = " ".join(soak(over_time(*[1000] * 10, *[1050] * 10), REST, after, 600).amiss())
     for words in ("grew by 5.0%", "3 tasks more", "2 requests are left", "(kept)", "(waiting)"):
         assert words in told
     assert "7 keys in Redis have no time to live: longthink:x" in told
 
 
+def test_growth_is_no_fault_while_a_service_warms_up() -> None:
+    """A short load shows it all the same."""
+    told = soak(over_time(*[1000] * 10, *[2000] * 10), REST, REST, 599)
+    assert told.amiss() == []
+    assert told.memory is not None
+    assert told.memory.share == 1
+
+
 def test_what_could_not_be_seen_is_not_amiss() -> None:
     """A service on another machine shows only what its metrics say."""
     blind = Sample(0)
-    told = soak([blind] * 30, blind, blind)
+    told = soak([blind] * 30, blind, blind, 3600)
     assert (told.growths, told.orphans, told.amiss()) == ((), None, [])
 
 
