@@ -226,10 +226,10 @@ def _bare(redis: Redis, keys: list[bytes]) -> list[str]:
 
 
 def _name(process: psutil.Process) -> str:
-    """What it is: the title that Ray gave it, or the program's name."""
+    """What it is: the title that Ray gave it, less what it does just now, or the program's name."""
     line = process.cmdline()
-    title = line[0] if line else process.name()
-    return title.partition(" ")[0] if title.startswith("ray::") else Path(title).name
+    title = (line[0] if line else process.name()).partition(" ")[0]
+    return title.partition(".")[0] if title.startswith("ray::") else Path(title).name
 
 
 def alive(pid: int) -> int:
