@@ -228,6 +228,11 @@ class Telemetry:
             "Candidates that may be under way at present.",
             registry=registry,
         )
+        self._tasks = Gauge(
+            "longthink_asyncio_tasks",
+            "Tasks of the event loop that answers requests.",
+            registry=registry,
+        )
         self._told_of_loss = False
         self._spans_lost = Counter(
             "longthink_spans_lost", "Spans that couldn't be sent.", registry=registry
@@ -346,6 +351,10 @@ class Telemetry:
             self.log.warning(
                 "trace events lost; longthink_trace_events_lost_total counts them", exc_info=error
             )
+
+    def busy(self, tasks: int) -> None:
+        """So many tasks are there at the moment of a scrape."""
+        self._tasks.set(tasks)
 
     def metrics(self) -> str:
         """The registry in Prometheus's text format."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -103,3 +103,21 @@ def read_counters() -> dict[str, int]:
 def read_metrics() -> str:
     """Everything that the engine measures, in Prometheus' text format."""
     return generate_latest(REGISTRY).decode()
+
+
+def read_kept(llm: AsyncLLM) -> str:
+    """How many requests the engine's front has a record of, in Prometheus' text format.
+
+    Each has one until it has ended: at rest there is none, be it of a single request or of the
+    parent of several.
+    """
+    registry = CollectorRegistry()
+    kept = Gauge(
+        "longthink_engine_kept",
+        "Requests that the engine's front has a record of.",
+        ["kind"],
+        registry=registry,
+    )
+    kept.labels("request").set(len(llm.output_processor.request_states))
+    kept.labels("parent").set(len(llm.output_processor.parent_requests))
+    return generate_latest(registry).decode()

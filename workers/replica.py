@@ -135,7 +135,8 @@ class EngineReplica:
 
     async def metrics(self) -> tuple[str, str]:
         """The name of this replica, and all its engine measures in Prometheus' text format."""
-        return self._worker, self._engine.read_metrics()
+        text = self._engine.read_metrics() + self._engine.read_kept(self._llm)
+        return self._worker, text
 
     async def check_health(self) -> None:
         """Called by Serve, which replaces a replica where it raises.

@@ -107,6 +107,7 @@ def observed(
         """The metrics of the service and of every engine replica, for Prometheus."""
         engines, parts = await asyncio.gather(heard(), _engines(ready, limits.probe_seconds))
         telemetry.stands(parts, (replica for replica, _ in engines))
+        telemetry.busy(len(asyncio.all_tasks()))
         return Response(merge(telemetry.metrics(), engines), media_type=CONTENT_TYPE)
 
     return routes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -105,6 +106,22 @@ def load(
         float,
         typer.Option(min=0, metavar="S", help="For how long what is on the way may go on after."),
     ] = 60.0,
+    soak: Annotated[
+        bool,
+        typer.Option(
+            "--soak",
+            help="Look at the service meanwhile, and say whether it grows or leaves anything: "
+            "memory, open files, tasks, requests in the engines, keys in Redis.",
+        ),
+    ] = False,
+    pid: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PID",
+            help="With --soak and --url: the process of that `longthink serve`, if it is on this "
+            "machine. Its Redis is the one of redis.url or REDIS_URL.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws the questions, the moments and the mix.")] = 0,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the figures and the picture are put.")
@@ -119,12 +136,13 @@ def load(
     Latency counts from the moment when a request was meant to be sent. DIR gets report.json,
     requests.jsonl, a line a request, and load.svg and load.png. Ctrl-C ends it early, with what it
     has. The exit code is 1 where a request failed in any other way than by a refusal (429, 503), or
-    spent more than its budget.
+    spent more than its budget, or --soak found something.
     """
     from rich.console import Console  # noqa: PLC0415 - quick help
 
     from services.cli.loading import in_json, run, show  # noqa: PLC0415
     from services.cli.running import own_output, service  # noqa: PLC0415
+    from services.cli.soaking import sighted  # noqa: PLC0415
     from services.client import KEY  # noqa: PLC0415
     from services.loading.plan import Plan  # noqa: PLC0415
 
@@ -149,12 +167,16 @@ def load(
     )
     told = Console(stderr=True)
     with own_output() as output:
-        with service(url, profile, assignments or (), told) as address:
-            loaded = run(plan, address, told)
+        with ExitStack() as parts:
+            sight, assigned = None, list(assignments or ())
+            if soak:
+                sight, assigned = parts.enter_context(sighted(url, pid, profile, assigned))
+            address = parts.enter_context(service(url, profile, assigned, told))
+            loaded = run(plan, address, told, sight)
         loaded.publish(out)
         if format is Format.JSON:
             output.write(in_json(loaded) + "\n")
         else:
             show(loaded, out, Console(file=output))
-    if not loaded.report.sound:
+    if not loaded.sound:
         raise typer.Exit(1)

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -21,16 +21,25 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from planner.errors import LongthinkError
+from services.cli.soaking import Sight, at_rest, growths
 from services.client import Client
 from services.evaluation.judging import refereed
 from services.loading.figures import Figures, Report, Spread, report
-from services.loading.picture import draw
+from services.loading.growth import Soak, soak
+from services.loading.picture import draw, draw_soak
 from services.loading.plan import Plan
 from services.loading.sent import End, Sent
+from services.loading.watch import Sample, Watch
 
 _WIDE = 120
 _TOO_LATE = 0.1
 """Seconds; a generator that is later than this isn't to be trusted with milliseconds."""
+
+
+_SAMPLES, _LEAST_SECONDS, _MOST_SECONDS = 120, 1.0, 30.0
+"""A soak looks at the service so often, but at least and at most so many seconds apart."""
+_WARM_SECONDS, _WARM_USERS = 5.0, 4
+"""What is asked before a soak takes its first look."""
 
 
 class LoadError(LongthinkError):
@@ -46,6 +55,13 @@ class Loaded:
     records: tuple[Sent, ...]
     report: Report
     interrupted: bool
+    soak: Soak | None = None
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing failed, overspent, grew or was left behind."""
+        return self.report.sound and not (self.soak and self.soak.amiss())
 
     def publish(self, folder: Path) -> None:
         """Write the report, a line for each request, and the picture."""
@@ -53,6 +69,10 @@ class Loaded:
         lines = "".join(json.dumps(one.in_json()) + "\n" for one in self.records)
         (folder / "requests.jsonl").write_text(lines, encoding="utf-8")
         (folder / "report.json").write_text(in_json(self) + "\n", encoding="utf-8")
+        if self.samples:
+            lines = "".join(json.dumps(asdict(one)) + "\n" for one in self.samples)
+            (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
+            draw_soak(self.samples, folder, title=f"{_asked(self.plan)}, {self.model}")
         seconds, timely = self.report.seconds, self.plan.timely
         draw(self.records, seconds, timely, folder, title=f"{_asked(self.plan)}, {self.model}")
 
@@ -71,6 +91,7 @@ class Swarm:
         self.seconds = 0.0
         self.flying = 0
         self.interrupted = False
+        self.plan = plan
         self._order = {"plan": plan.in_json(), "url": url, "model": model}
 
     def __enter__(self) -> Self:
@@ -82,6 +103,11 @@ class Swarm:
             start_new_session=True,  # Ctrl-C is for us, who tell it when to end
         )
         return self
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def __exit__(self, *exception: object) -> None:
         with self._process:
@@ -117,23 +143,62 @@ class Swarm:
             yield
 
 
-def run(plan: Plan, url: str, console: Console) -> Loaded:
+def run(plan: Plan, url: str, console: Console, sight: Sight | None = None) -> Loaded:
     """Make the load and sum it up. Ctrl-C ends it with what there is.
 
-    Raises LoadError, or ServiceError where no service is there.
+    With `sight` the service is looked at meanwhile. Raises LoadError, or ServiceError where no
+    service is there.
     """
     model = asyncio.run(_model(plan, url))
-    with (
-        Swarm(plan, url, model) as swarm,
-        _ended_by_signals(swarm, console),
-        _progress(console, plan, swarm) as show_progress,
-    ):
-        for _ in swarm.lines():
-            show_progress()
+    soaked: tuple[Soak, tuple[Sample, ...]] | None = None
+    if sight is None:
+        swarm = _made(Swarm(plan, url, model), console)
+    else:
+        with closing(_watch(plan, url, sight)) as watch:
+            swarm, soaked = _watched(watch, plan, url, model, console)
     records = judge(swarm.records)
     seconds = min(plan.seconds, swarm.seconds) if swarm.interrupted else plan.seconds
     told = report(records, seconds, plan.timely)
-    return Loaded(plan, model, records, told, swarm.interrupted)
+    return Loaded(plan, model, records, told, swarm.interrupted, *(soaked or ()))
+
+
+def _made(swarm: Swarm, console: Console, watch: Watch | None = None) -> Swarm:
+    """A load that is over."""
+    with (
+        swarm,
+        _ended_by_signals(swarm, console),
+        _progress(console, swarm.plan, swarm) as show_progress,
+    ):
+        if watch is not None:
+            watch.others.add(swarm.pid)
+        for _ in swarm.lines():
+            show_progress()
+            if watch is not None:
+                watch.follow(swarm.seconds, swarm.plan.seconds)
+    return swarm
+
+
+def _watch(plan: Plan, url: str, sight: Sight) -> Watch:
+    every = min(_MOST_SECONDS, max(_LEAST_SECONDS, plan.seconds / _SAMPLES))
+    secret = plan.keys[0].secret if plan.keys else None
+    return Watch(url, every=every, root=sight.root, redis_url=sight.redis_url, secret=secret)
+
+
+def _watched(
+    watch: Watch, plan: Plan, url: str, model: str, console: Console
+) -> tuple[Swarm, tuple[Soak, tuple[Sample, ...]]]:
+    """The load, and what it did to the service: looked at in rest, too, before and after.
+
+    Something is asked before the first look: whatever is only started then is no growth.
+    """
+    warm = replace(plan, seconds=_WARM_SECONDS, rate=None, users=_WARM_USERS, bursts=())
+    if _made(Swarm(warm, url, model), console, watch).interrupted:
+        raise KeyboardInterrupt
+    before = watch.settled()
+    with watch:
+        swarm = _made(Swarm(plan, url, model), console, watch)
+    after = watch.settled()
+    return swarm, (soak(watch.samples, before, after, swarm.seconds), tuple(watch.samples))
 
 
 @contextmanager
@@ -185,6 +250,15 @@ def in_json(loaded: Loaded) -> str:
         "interrupted": loaded.interrupted,
         **asdict(loaded.report),
     }
+    if loaded.soak is not None:
+        shares = [{**asdict(one), "share": one.share} for one in loaded.soak.growths]
+        amiss, orphans = loaded.soak.amiss(), loaded.soak.orphans
+        said["soak"] = {
+            **asdict(loaded.soak),
+            "growths": shares,
+            "orphans": orphans,
+            "amiss": amiss,
+        }
     return json.dumps(said, indent=2)
 
 
@@ -196,6 +270,10 @@ def show(loaded: Loaded, folder: Path, console: Console) -> None:
     console.print(f"{_asked(loaded.plan)}, for {told.seconds:.0f} s, {loaded.model}", style="bold")
     console.print(_counts(told))
     console.print(_latencies(told))
+    if loaded.soak is not None:
+        console.print(growths(loaded.soak))
+        for line in at_rest(loaded.soak):
+            console.print(line, soft_wrap=True, highlight=False)
     for line in _amiss(loaded):
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     line = f"Figures, every request and the picture: {folder}"
@@ -210,9 +288,11 @@ def _rows(told: Report) -> Iterator[tuple[str, Figures]]:
 
 
 def _counts(told: Report) -> Table:
-    table = _table("sent", "answered", "refused", "failed", "hung up", "unfinished")
-    for name in ("answers/s", "good/s", "accuracy", "tokens/right", "overspent"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _table(
+        *("sent", "answered", "refused", "failed", "hung\nup", "un-\nfinished"),
+        *("answers\na second", "good\na second", "accuracy", "tokens a\nright one"),
+        "over-\nspent",
+    )
     for name, one in _rows(told):
         counts = (one.sent, one.answered, one.refused, one.failed, one.hung_up, one.unfinished)
         table.add_row(
@@ -228,7 +308,7 @@ def _counts(told: Report) -> Table:
 
 
 def _latencies(told: Report) -> Table:
-    table = _table("p50 s", "p90", "p95", "p99", "max", "first sign p50", "p95", "p99")
+    table = _table("p50 s", "p90", "p95", "p99", "max", "first sign\np50 s", "p95", "p99")
     for name, one in _rows(told):
         first = one.first_progress
         firsts = ("", "", "") if first is None else (first.p50, first.p95, first.p99)
@@ -240,7 +320,7 @@ def _latencies(told: Report) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -269,6 +349,7 @@ def _amiss(loaded: Loaded) -> Iterator[str]:
         yield f"Failed: {count} x {reason}"
     for spent in told.overspent[:5]:
         yield f"Overspent: {spent}"
+    yield from () if loaded.soak is None else loaded.soak.amiss()
     late = told.together.seconds_late
     if late is not None and late.p99 > _TOO_LATE:
         yield (

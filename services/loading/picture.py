@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from services.evaluation.chart import DOTS, FAINT, INK
 from services.loading.figures import in_time, percentile
 from services.loading.sent import End, Sent
+from services.loading.watch import Sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +48,42 @@ def draw(
     return "load.svg"
 
 
+def draw_soak(samples: Sequence[Sample], folder: Path, *, title: str) -> str | None:
+    """Write soak.svg and soak.png: memory, open files and tasks over time.
+
+    None, and no file, where none of them was seen.
+    """
+    from matplotlib import rc_context  # noqa: PLC0415 - half a second
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    seen = [
+        (label, _seen(samples, name, scale))
+        for label, scale, name in (
+            ("memory of all\nprocesses, MiB", 2**20, "pss"),
+            ("open files", 1, "files"),
+            ("tasks in the\nevent loop", 1, "tasks"),
+            ("keys in Redis", 1, "keys"),
+        )
+    ]
+    shown = [(name, points) for name, points in seen if points]
+    if not shown:
+        return None
+    with rc_context({"font.size": 9.5, "svg.hashsalt": title}):
+        size = (_SIZE[0], 1.6 * len(shown) + 0.6)
+        figure = Figure(figsize=size, dpi=DOTS, facecolor="white", layout="constrained")
+        rows = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, (name, points) in zip(rows, shown, strict=True):
+            axes.plot(*zip(*points, strict=True), color=_ANSWERED, linewidth=1.5)
+            axes.set_ylim(0, 1.15 * max(value for _, value in points) or 1)
+            axes.set_ylabel(name, color=INK)
+            _dress(axes)
+        rows[0].set_title(title, loc="left", fontsize=11, color=INK, pad=12)
+        rows[-1].set_xlabel("seconds from the start", color=INK)
+        figure.savefig(folder / "soak.svg", metadata={"Date": None})
+        figure.savefig(folder / "soak.png")
+    return "soak.svg"
+
+
 def _fill(
     figure: Figure, records: Sequence[Sent], seconds: float, timely: float | None, title: str
 ) -> None:
@@ -56,11 +93,7 @@ def _fill(
     _draw_delays(delays, records, last, seconds, timely)
     _draw_ranks(ranks, records, timely)
     for axes in (rates, delays, ranks):
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=INK, length=3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(FAINT)
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        _dress(axes)
     rates.set_title(title, loc="left", fontsize=11, color=INK, pad=12)
 
 
@@ -180,6 +213,19 @@ def _moving(
 def _nines(percent: float) -> float:
     """How many nines: 90 is at 1, 99 at 2."""
     return -log10(1 - percent / 100)
+
+
+def _seen(samples: Sequence[Sample], name: str, scale: int) -> list[tuple[float, float]]:
+    values = ((one.seconds, getattr(one, name)) for one in samples)
+    return [(seconds, value / scale) for seconds, value in values if value is not None]
+
+
+def _dress(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
 
 
 def _limit_time(axes: Axes, last: float, seconds: float) -> None:

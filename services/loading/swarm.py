@@ -80,7 +80,7 @@ class Swarm:
             self._send(due)
         raise StopUser
 
-    def _send(self, due: float) -> gevent.Greenlet:
+    def _send(self, due: float) -> gevent.Greenlet[..., None]:
         return self._flying.spawn(self._exchange, due)
 
     def _exchange(self, due: float) -> None:

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(240)
 GOLD = {
     query.question: query.answer
     for kind in ("easy", "hard")
-    for query in queries("test", kind, 300, 0)  # type: ignore[arg-type]
+    for query in queries("test", kind, 300, 0)
 }
 
 

@@ -70,7 +70,7 @@ def test_help_lists_the_commands(longthink: Run) -> None:
     """Help names every command with what it does."""
     code, out, _ = longthink("--help")
     assert code == 0
-    for command in ("serve", "ask", "eval", "replay", "demo", "doctor"):
+    for command in ("serve", "ask", "eval", "load", "replay", "demo", "doctor"):
         assert command in out
 
 
