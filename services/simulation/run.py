@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter, process_time
 
+from planner.calibration import Calibration
 from planner.domain import Budget, Message, Query, Sampling
-from planner.effort import Options
+from planner.effort import PRESETS, Options, Preset
 from planner.errors import LongthinkError
 from services.calibration import Calibrations
 from services.driver import Manner
@@ -49,6 +50,8 @@ class Load:
     users: int = 0
     deadline: float | None = None
     max_tokens: int = 1024
+    repeated: bool = False
+    """Whether engines know the prompt of a question that was asked before."""
     seed: int = 0
 
     def at(self, *, rate: float, seconds: float) -> Load:
@@ -81,15 +84,24 @@ class Course:
     real_seconds: float
 
 
-def simulate(model: Model, site: Site, load: Load) -> Figures:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """What of the profile decides how requests are thought about."""
+
+    presets: Mapping[str, Preset] = field(default_factory=lambda: PRESETS)
+    calibration: Calibration | None = None
+
+
+def simulate(model: Model, site: Site, load: Load, ways: Ways | None = None) -> Figures:
     """What becomes of such a load on such a site. The same arguments give the same."""
-    return figures(clock.run(Service(model, site, load).run()), site, load)
+    return figures(clock.run(Service(model, site, load, ways).run()), site, load)
 
 
 class Service:
     """One simulation."""
 
-    def __init__(self, model: Model, site: Site, load: Load) -> None:
+    def __init__(self, model: Model, site: Site, load: Load, ways: Ways | None = None) -> None:
+        self._ways = ways or Ways()
         self._model = model
         self._site = site
         self._load = load
@@ -137,8 +149,9 @@ class Service:
             self._ledger,
             NoTraces(),
             Manner(step_delimiter=DELIMITER, lease_seconds=30),
+            presets=self._ways.presets,
             outlooks=Outlooks(),
-            calibrations=Calibrations(model=""),
+            calibrations=Calibrations("simulated", None, self._ways.calibration),
         )
 
     async def _go(self) -> None:
@@ -172,13 +185,14 @@ class Service:
         own = serial % len(self._reasoners)
         began = loop.time()
         query = Query(
-            (Message("user", asking(place, serial)),),
+            (Message("user", asking(place, 0 if load.repeated else serial)),),
             Sampling(max_tokens=load.max_tokens),
             self._dice.randrange(1 << 40),
         )
         options = Options(effort=effort, budget=Budget(deadline_seconds=load.deadline))
         name = f"r{serial}"
         try:
+            await asyncio.sleep(self._model.orchestrator.way_seconds)
             await self._orchestrators[own].spend(self._model.orchestrator.request_seconds)
             run = await self._reasoners[own].start(query, options, trace_id=name)
             reply = await run.reply()
