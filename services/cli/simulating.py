@@ -91,11 +91,14 @@ def simulate(
 
 
 def ways_of(profile: Path | None, assignments: Sequence[str]) -> Ways:
-    """The efforts and the calibration of a profile."""
+    """What of a profile decides how requests are thought about, and which are let in."""
     settings = load_profile(profile, assignments)
     path = settings.service.calibration_file
     return Ways(
-        presets=settings.presets(), calibration=None if path is None else load_calibration(path)
+        presets=settings.presets(),
+        calibration=None if path is None else load_calibration(path),
+        rules=settings.admission.rules,
+        hedge_share=settings.service.hedge_share,
     )
 
 

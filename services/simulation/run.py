@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter, process_time
 
 from planner.calibration import Calibration
 from planner.domain import Budget, Message, Query, Sampling
-from planner.effort import PRESETS, Options, Preset
+from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LongthinkError
+from services.admission import Admission, Rules
 from services.calibration import Calibrations
 from services.driver import Manner
-from services.reasoning import Reasoner
+from services.gate import Gate
+from services.reasoning import Admitted, Reasoner, Run
+from services.second_tries import HEDGE_SHARE, SecondTries
 from services.simulation import clock
 from services.simulation.cores import Cores
 from services.simulation.figures import Asked, Figures, mean, quantile
@@ -27,6 +30,7 @@ from services.simulation.pool import SimulatedPool, Workers
 from services.simulation.stores import NoTraces, Outlooks
 from services.simulation.watch import Watch
 from services.simulation.writing import Writer, asking
+from services.tenants import LOCAL
 
 DELIMITER = "\n"
 LATE_SECONDS = 0.25
@@ -90,11 +94,19 @@ class Ways:
 
     presets: Mapping[str, Preset] = field(default_factory=lambda: PRESETS)
     calibration: Calibration | None = None
+    rules: Callable[[int], Rules] | None = None
+    """Of admission, for engines that work on so many candidates at once; None lets all in."""
+    hedge_share: float = HEDGE_SHARE
 
 
 def simulate(model: Model, site: Site, load: Load, ways: Ways | None = None) -> Figures:
     """What becomes of such a load on such a site. The same arguments give the same."""
-    return figures(clock.run(Service(model, site, load, ways).run()), site, load)
+    drawn = random.getstate()
+    random.seed(load.seed)  # for those who draw without a generator of their own
+    try:
+        return figures(clock.run(Service(model, site, load, ways).run()), site, load)
+    finally:
+        random.setstate(drawn)
 
 
 class Service:
@@ -127,6 +139,7 @@ class Service:
         books: Books = {}
         self._ledger = MemoryLedger(books, lease_seconds=30, seconds=model.ledger_seconds)
         self._reasoners = [self._reasoner(workers, one) for one in own]
+        self._gates = [self._gate(one) for one in self._reasoners]
         self._orchestrators = own
         gc.collect()
         gc.freeze()
@@ -152,6 +165,16 @@ class Service:
             presets=self._ways.presets,
             outlooks=Outlooks(),
             calibrations=Calibrations("simulated", None, self._ways.calibration),
+            second_tries=SecondTries(self._ways.hedge_share),
+        )
+
+    def _gate(self, reasoner: Reasoner) -> Gate:
+        """The gate of one orchestrator, which lets in its part of what all engines can take."""
+        whole = self._site.workers * self._model.generator.max_num_seqs
+        own = -(-whole // self._site.orchestrators)
+        rules = Rules() if self._ways.rules is None else self._ways.rules(own)
+        return Gate(
+            Admission(rules), one_pass=reasoner.one_pass, random=random.Random(self._load.seed)
         )
 
     async def _go(self) -> None:
@@ -191,10 +214,18 @@ class Service:
         )
         options = Options(effort=effort, budget=Budget(deadline_seconds=load.deadline))
         name = f"r{serial}"
+
+        async def begin(admitted: Admitted) -> Run:
+            # By virtual time, not the wall clock's.
+            priority = round((loop.time() - admitted.waited) * 1000)
+            return await self._reasoners[own].start(
+                query, options, trace_id=name, admitted=replace(admitted, priority=priority)
+            )
+
         try:
             await asyncio.sleep(self._model.orchestrator.way_seconds)
             await self._orchestrators[own].spend(self._model.orchestrator.request_seconds)
-            run = await self._reasoners[own].start(query, options, trace_id=name)
+            run = await self._gates[own].through(LOCAL, self._effort(options), begin)
             reply = await run.reply()
         except LongthinkError:
             self._asked.append(Asked(began, loop.time(), refused=True))
@@ -213,6 +244,9 @@ class Service:
         )
         await run.over.wait()
         self._ledger.forget(name)
+
+    def _effort(self, options: Options) -> Effort:
+        return settle(options, presets=self._ways.presets)
 
 
 def figures(course: Course, site: Site, load: Load) -> Figures:
