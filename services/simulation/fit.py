@@ -75,7 +75,7 @@ class Fitter:
         cpu = {kind: taken - before[kind] for kind, taken in self._cpu_seconds().items()}
         self._told("What is written, question by question")
         recorded = [one async for one in self._record()]
-        block_size, blocks = _blocks(await self._client.metrics())
+        block_size, blocks = kv_cache(await self._client.metrics())
         return Observed(
             tuple(measured),
             tuple(recorded),
@@ -169,7 +169,7 @@ class Fitter:
         return str(reply["longthink"]["trace_id"])
 
 
-def _blocks(metrics: str) -> tuple[int, int]:
+def kv_cache(metrics: str) -> tuple[int, int]:
     """The size and the number of blocks of the generators' KV cache, as vLLM says them."""
     found = re.search(r"^vllm:cache_config_info\{(.*)\}", metrics, re.MULTILINE)
     said = dict(re.findall(r'(\w+)="([^"]*)"', found[1])) if found else {}
