@@ -77,6 +77,7 @@ def _engine(
     found = [one for one in observed.batches if one.kind == kind]
     if not found:
         return None
+    shape: list[tuple[float, ...]]
     if kind == "generator":
         shape = [
             (1.0, one.calls, one.steps, one.tokens, one.kv, one.prompt_tokens) for one in found

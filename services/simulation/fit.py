@@ -13,9 +13,10 @@ import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
-from services.client import Client
+from services.client import Client, ServiceError
 from services.evaluation.questions import Question as Asked
 from services.evaluation.questions import synthetic
 from services.simulation.explaining import WIDE, Engines, FitError, Observed
@@ -28,6 +29,7 @@ LENGTHS = (2, 8, 24)
 LONG_PROMPTS = (60, 150, 300, 500)
 """Words that stand before a question, to be read."""
 _SERIES = 12
+_AGAIN_SECONDS = 1.0
 SEED = 20_011
 """Of the questions: those of an evaluation have others."""
 
@@ -148,8 +150,17 @@ class Fitter:
         return await self._events(await self._reply(text, size, length))
 
     async def _events(self, trace_id: str) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = (await self._client.trace(trace_id))["events"]
-        return events
+        """A trace. Where Redis was busy for a moment, it is read once more."""
+        for last in (False, False, False, True):
+            try:
+                events: list[dict[str, Any]] = (await self._client.trace(trace_id))["events"]
+            except ServiceError as error:
+                if last or error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return events
+        raise AssertionError("never here")
 
     async def _reply(self, text: str, size: int, length: int | None) -> str:
         """The trace of a request that was replied to."""
