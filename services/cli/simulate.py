@@ -129,5 +129,6 @@ def simulate(
         model=model,
         out=out,
         processes=processes,
+        ways=simulating.ways_of(profile, assignments or ()),
         as_json=format is Format.JSON,
     )

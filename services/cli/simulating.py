@@ -14,14 +14,15 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from planner.effort import PRESETS
 from planner.errors import InvalidOption
+from services.calibration import load as load_calibration
 from services.cli.running import service
 from services.client import Client
 from services.profiles import load as load_profile
+from services.simulation import explaining
 from services.simulation.figures import Figures
 from services.simulation.model import REFERENCE, Model
-from services.simulation.run import Load
+from services.simulation.run import Load, Ways
 from services.simulation.sweep import Sweep, swept
 
 Number = TypeVar("Number", int, float)
@@ -46,11 +47,12 @@ def simulate(
     model: Path | None,
     out: Path | None,
     processes: int | None,
+    ways: Ways,
     as_json: bool,
 ) -> None:
     """Simulate every point, print it and draw it. Raises InvalidOption, ModelError."""
-    if strangers := [word for word in efforts if word not in PRESETS]:
-        known = ", ".join(PRESETS)
+    if strangers := [word for word in efforts if word not in ways.presets]:
+        known = ", ".join(ways.presets)
         raise InvalidOption(f"--efforts must be of {known}, not {', '.join(strangers)}.")
     measured = Model.load(model or REFERENCE)
     load = Load(
@@ -73,6 +75,7 @@ def simulate(
         measured,
         sweep,
         load,
+        ways,
         processes=processes or len(os.sched_getaffinity(0)),
         told=lambda one: told.print(_line(one), style="dim", highlight=False),
     )
@@ -87,24 +90,36 @@ def simulate(
     told.print(f"{asked:,} counted requests in {took:.0f} s", style="dim", highlight=False)
 
 
+def ways_of(profile: Path | None, assignments: Sequence[str]) -> Ways:
+    """What of a profile decides how requests are thought about, and which are let in."""
+    settings = load_profile(profile, assignments)
+    path = settings.service.calibration_file
+    return Ways(
+        presets=settings.presets(),
+        calibration=None if path is None else load_calibration(path),
+        rules=settings.admission.rules,
+        hedge_share=settings.service.hedge_share,
+    )
+
+
 def fit(
     file: Path, described: str, url: str | None, profile: Path | None, assignments: Sequence[str]
 ) -> None:
     """Measure a service and write its model. Raises FitError, ServiceError."""
-    from services.simulation import fit as fitting  # noqa: PLC0415 - brings psutil
+    from services.simulation.fit import Fitter  # noqa: PLC0415 - only for this
     from services.simulation.processes import cpu_seconds  # noqa: PLC0415
 
     told = Console(stderr=True)
     settings = load_profile(profile, assignments).generator
-    engines = fitting.Engines(
+    engines = explaining.Engines(
         delimiter=settings.step_delimiter,
         max_num_seqs=settings.max_num_seqs,
-        batched_tokens=settings.max_num_batched_tokens or fitting.BATCHED_TOKENS,
+        batched_tokens=settings.max_num_batched_tokens or explaining.BATCHED_TOKENS,
     )
 
-    async def observe(address: str) -> fitting.Observed:
+    async def observe(address: str) -> explaining.Observed:
         async with Client(address) as client:
-            fitter = fitting.Fitter(
+            fitter = Fitter(
                 client,
                 engines,
                 cpu_seconds=cpu_seconds if url is None else None,
@@ -114,9 +129,9 @@ def fit(
 
     with service(url, profile, assignments, told) as address:
         observed = asyncio.run(observe(address))
-    found = fitting.fitted(observed, engines, described)
+    found = explaining.fitted(observed, engines, described)
     found.save(file)
-    for kind, error in fitting.misfit(observed, found).items():
+    for kind, error in explaining.misfit(observed, found).items():
         told.print(f"{kind}: half of the batches within {error:.0%}", highlight=False)
     told.print(f"longthink simulate --model {file}", highlight=False)
 

@@ -30,7 +30,7 @@ class Call(ABC):
         watch: Watch,
     ) -> None:
         self.id = call_id
-        self._worker = worker
+        self.worker = worker
         self._engine = engine
         self._counted = counted
         self._writer = writer
@@ -101,12 +101,12 @@ class Writing(Call):
         )
 
     def _unheard(self) -> Generated:
-        return Generated(self.id, "cancelled", worker=self._worker)
+        return Generated(self.id, "cancelled", worker=self.worker)
 
     def _made(self, job: Job) -> Generated:
         if job.refused:
             error = "The engine has more requests than it may queue."
-            return Generated(self.id, "failed", worker=self._worker, error=error, lost=True)
+            return Generated(self.id, "failed", worker=self.worker, error=error, lost=True)
         if not job.made:
             return self._unheard()
         self._counted["completion_tokens"] += job.made
@@ -125,7 +125,7 @@ class Writing(Call):
             prompt_tokens=len(job.prompt),
             cached_tokens=job.cached,
             completion_tokens=job.made,
-            worker=self._worker,
+            worker=self.worker,
         )
         if self._request.stream:
             self._tell(Tokens(self.id, ended.text, ended.token_ids))
@@ -146,18 +146,18 @@ class Reading(Call):
         # Its template stands around the conversation, and a step tag after each step.
         read = (*prompt, *tokens, *range(len(request.steps)))
         if len(read) > request.max_tokens:
-            self._end(Graded(self.id, "unaffordable", needs=len(read), worker=self._worker))
+            self._end(Graded(self.id, "unaffordable", needs=len(read), worker=self.worker))
             return None
         self._scores: Sequence[float] = self._writer.scores(prompt, request.steps)
-        return Job(read, 1, self._ended)
+        return Job(read, 1, self._ended, request.priority)
 
     def _unheard(self) -> Graded:
-        return Graded(self.id, "cancelled", worker=self._worker)
+        return Graded(self.id, "cancelled", worker=self.worker)
 
     def _made(self, job: Job) -> Graded:
         if job.refused:
             error = "The engine has more requests than it may queue."
-            return Graded(self.id, "failed", worker=self._worker, error=error, lost=True)
+            return Graded(self.id, "failed", worker=self.worker, error=error, lost=True)
         if not job.made:
             return self._unheard()
         return Graded(
@@ -166,5 +166,5 @@ class Reading(Call):
             tuple(self._scores),
             reward_tokens=len(job.prompt),
             cached_tokens=job.cached,
-            worker=self._worker,
+            worker=self.worker,
         )

@@ -11,7 +11,7 @@ from math import ceil
 
 from services.simulation import clock
 from services.simulation.model import EngineModel, Model
-from services.simulation.run import Course, Load, Service, Site
+from services.simulation.run import Course, Load, Service, Site, Ways
 
 _REQUESTS = 200
 _ROOMY = 8
@@ -41,12 +41,12 @@ class Need:
         return max(1, ceil(rate * self.orchestrator / _KEPT_BUSY))
 
 
-def need(model: Model, load: Load) -> Need:
+def need(model: Model, load: Load, ways: Ways | None = None) -> Need:
     """What a request of this load takes, by what a few of them took."""
     seconds = 60.0
     site = Site(workers=_ROOMY, rewards=_ROOMY, orchestrators=_ROOMY)
     few = load.at(rate=_REQUESTS / seconds, seconds=seconds)
-    course = clock.run(Service(model, site, few).run())
+    course = clock.run(Service(model, site, few, ways).run())
     requests = max(1, len(course.asked))
     spent = sum(one.busy_seconds for one in course.orchestrators) / requests
     return Need(

@@ -63,11 +63,13 @@ class EngineModel:
 class OrchestratorModel:
     """What a request, and each call that is made for it, takes of an orchestrator's one core.
 
-    `cores` are what that keeps busy of a machine that it shares, with the proxy and Redis.
+    `way_seconds` is what a request takes on its way there and back. `cores` are what that keeps
+    busy of a machine that it shares, with the proxy and Redis.
     """
 
     request_seconds: float = 0.0
     call_seconds: float = 0.0
+    way_seconds: float = 0.0
     cores: float = 1.0
 
 

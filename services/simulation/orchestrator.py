@@ -36,9 +36,9 @@ class Orchestrator:
 
     async def spend(self, seconds: float) -> None:
         """Return once it has spent so many seconds, after all that came before."""
-        done = self._loop.create_future()
-        self.do(seconds, lambda: done.done() or done.set_result(None))
-        await done
+        done = asyncio.Event()
+        self.do(seconds, done.set)
+        await done.wait()
 
     def respeed(self, speed: float) -> None:
         """See `cores.Runner`."""

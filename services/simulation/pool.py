@@ -137,8 +137,8 @@ class SimulatedPool:
             yield Verified(call.id, "done", worker="verifier")
 
     def elsewhere(self, call_id: str) -> bool:
-        """See `workers.ports.Pool`. Simulated workers are alike: none would be quicker."""
-        return False
+        """See `workers.ports.Pool`."""
+        return call_id in self._running and len(self._workers.generators) > 1
 
     async def cancel(self, ids: Collection[str]) -> None:
         """See `workers.ports.Pool`."""
@@ -161,8 +161,10 @@ class SimulatedPool:
     def _send(self, batch: Sequence[Any], kind: type[Generate] | type[Grade]) -> AsyncIterator[Any]:
         events: asyncio.Queue[_Event] = asyncio.Queue()
         crew = self._crews[kind]
-        # Which replica gets a call is the service's own doing.
-        shares = crew.homes.share([call.branch for call in batch], crew.loads)
+        # Which replica gets a call is the service's own doing; a second try comes by itself.
+        shares = crew.homes.share(
+            [call.branch for call in batch], crew.loads, self._rival_of(batch)
+        )
         calls: list[Call] = []
         with self._watch.simulating():
             for name, share in shares:
@@ -173,6 +175,11 @@ class SimulatedPool:
                 self._loop.call_later(crew.way, _submit, sent)
                 calls += sent
         return self._events(calls, events)
+
+    def _rival_of(self, batch: Sequence[Any]) -> str:
+        """The engine that has the call of which these are second tries; "" where they are none."""
+        rival = getattr(batch[0], "rival", "") if batch else ""
+        return self._running[rival].worker if rival in self._running else ""
 
     def _call(
         self, request: Generate | Grade, name: str, crew: _Crew, events: asyncio.Queue[_Event]

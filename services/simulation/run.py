@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter, process_time
 
+from planner.calibration import Calibration
 from planner.domain import Budget, Message, Query, Sampling
-from planner.effort import Options
+from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LongthinkError
+from services.admission import Admission, Rules
 from services.calibration import Calibrations
 from services.driver import Manner
-from services.reasoning import Reasoner
+from services.gate import Gate
+from services.reasoning import Admitted, Reasoner, Run
+from services.second_tries import HEDGE_SHARE, SecondTries
 from services.simulation import clock
 from services.simulation.cores import Cores
 from services.simulation.figures import Asked, Figures, mean, quantile
@@ -26,6 +30,7 @@ from services.simulation.pool import SimulatedPool, Workers
 from services.simulation.stores import NoTraces, Outlooks
 from services.simulation.watch import Watch
 from services.simulation.writing import Writer, asking
+from services.tenants import LOCAL
 
 DELIMITER = "\n"
 LATE_SECONDS = 0.25
@@ -49,6 +54,8 @@ class Load:
     users: int = 0
     deadline: float | None = None
     max_tokens: int = 1024
+    repeated: bool = False
+    """Whether engines know the prompt of a question that was asked before."""
     seed: int = 0
 
     def at(self, *, rate: float, seconds: float) -> Load:
@@ -81,15 +88,32 @@ class Course:
     real_seconds: float
 
 
-def simulate(model: Model, site: Site, load: Load) -> Figures:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """What of the profile decides how requests are thought about."""
+
+    presets: Mapping[str, Preset] = field(default_factory=lambda: PRESETS)
+    calibration: Calibration | None = None
+    rules: Callable[[int], Rules] | None = None
+    """Of admission, for engines that work on so many candidates at once; None lets all in."""
+    hedge_share: float = HEDGE_SHARE
+
+
+def simulate(model: Model, site: Site, load: Load, ways: Ways | None = None) -> Figures:
     """What becomes of such a load on such a site. The same arguments give the same."""
-    return figures(clock.run(Service(model, site, load).run()), site, load)
+    drawn = random.getstate()
+    random.seed(load.seed)  # for those who draw without a generator of their own
+    try:
+        return figures(clock.run(Service(model, site, load, ways).run()), site, load)
+    finally:
+        random.setstate(drawn)
 
 
 class Service:
     """One simulation."""
 
-    def __init__(self, model: Model, site: Site, load: Load) -> None:
+    def __init__(self, model: Model, site: Site, load: Load, ways: Ways | None = None) -> None:
+        self._ways = ways or Ways()
         self._model = model
         self._site = site
         self._load = load
@@ -115,6 +139,7 @@ class Service:
         books: Books = {}
         self._ledger = MemoryLedger(books, lease_seconds=30, seconds=model.ledger_seconds)
         self._reasoners = [self._reasoner(workers, one) for one in own]
+        self._gates = [self._gate(one) for one in self._reasoners]
         self._orchestrators = own
         gc.collect()
         gc.freeze()
@@ -137,8 +162,19 @@ class Service:
             self._ledger,
             NoTraces(),
             Manner(step_delimiter=DELIMITER, lease_seconds=30),
+            presets=self._ways.presets,
             outlooks=Outlooks(),
-            calibrations=Calibrations(model=""),
+            calibrations=Calibrations("simulated", None, self._ways.calibration),
+            second_tries=SecondTries(self._ways.hedge_share),
+        )
+
+    def _gate(self, reasoner: Reasoner) -> Gate:
+        """The gate of one orchestrator, which lets in its part of what all engines can take."""
+        whole = self._site.workers * self._model.generator.max_num_seqs
+        own = -(-whole // self._site.orchestrators)
+        rules = Rules() if self._ways.rules is None else self._ways.rules(own)
+        return Gate(
+            Admission(rules), one_pass=reasoner.one_pass, random=random.Random(self._load.seed)
         )
 
     async def _go(self) -> None:
@@ -172,15 +208,24 @@ class Service:
         own = serial % len(self._reasoners)
         began = loop.time()
         query = Query(
-            (Message("user", asking(place, serial)),),
+            (Message("user", asking(place, 0 if load.repeated else serial)),),
             Sampling(max_tokens=load.max_tokens),
             self._dice.randrange(1 << 40),
         )
         options = Options(effort=effort, budget=Budget(deadline_seconds=load.deadline))
         name = f"r{serial}"
+
+        async def begin(admitted: Admitted) -> Run:
+            # By virtual time, not the wall clock's.
+            priority = round((loop.time() - admitted.waited) * 1000)
+            return await self._reasoners[own].start(
+                query, options, trace_id=name, admitted=replace(admitted, priority=priority)
+            )
+
         try:
+            await asyncio.sleep(self._model.orchestrator.way_seconds)
             await self._orchestrators[own].spend(self._model.orchestrator.request_seconds)
-            run = await self._reasoners[own].start(query, options, trace_id=name)
+            run = await self._gates[own].through(LOCAL, self._effort(options), begin)
             reply = await run.reply()
         except LongthinkError:
             self._asked.append(Asked(began, loop.time(), refused=True))
@@ -199,6 +244,9 @@ class Service:
         )
         await run.over.wait()
         self._ledger.forget(name)
+
+    def _effort(self, options: Options) -> Effort:
+        return settle(options, presets=self._ways.presets)
 
 
 def figures(course: Course, site: Site, load: Load) -> Figures:

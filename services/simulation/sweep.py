@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from services.simulation.capacity import Need, need
 from services.simulation.figures import Figures
 from services.simulation.model import Model
-from services.simulation.run import Load, Site, simulate
+from services.simulation.run import Load, Site, Ways, simulate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +45,19 @@ def swept(
     model: Model,
     sweep: Sweep,
     load: Load,
+    ways: Ways | None = None,
     *,
     processes: int,
     told: Callable[[Figures], None] = lambda _: None,
 ) -> tuple[Figures, ...]:
     """The figures of every point, in order; `told` hears of each as soon as it is there."""
-    points = list(sweep.points(load, need(model, load)))
+    points = list(sweep.points(load, need(model, load, ways)))
     if processes == 1:
-        return tuple(_heard(simulate(model, *point), told) for point in points)
+        return tuple(_heard(simulate(model, *point, ways), told) for point in points)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         # The largest take longest, and begin first.
         order = sorted(range(len(points)), key=lambda at: -_size(points[at][1]))
-        futures = {pool.submit(simulate, model, *points[at]): at for at in order}
+        futures = {pool.submit(simulate, model, *points[at], ways): at for at in order}
         for future in as_completed(futures):
             told(future.result())
         return _in_order(futures)

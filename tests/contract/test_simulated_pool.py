@@ -66,14 +66,14 @@ async def test_a_step_is_one_that_was_recorded() -> None:
     said = (("user", asking(0, 7)),)
     prompt = (await pool.prepare(said)).token_ids
     assert len(prompt) == QUESTION.prompt_tokens
-    text = ""
-    for length in (9, None, None):
+    steps = []
+    for _ in range(3):
         call = Generate(fresh(), prompt, 400, seed=len(prompt), delimiters=("\n",))
-        step = (await ends(pool.generate((call,))))[call.id]
-        assert length in (None, step.completion_tokens)
-        prompt += step.token_ids
-        text += step.text
-    assert step.finish == "stop"
+        steps.append((await ends(pool.generate((call,))))[call.id])
+        prompt += steps[-1].token_ids
+    assert [step.finish for step in steps] == ["step", "step", "stop"]
+    assert steps[0].completion_tokens == 9
+    text = "".join(step.text for step in steps)
     assert text.count("\n") == 2
     assert "#### " in text
     grade = Grade(fresh(), said, tuple(text.split("\n")), 1000)

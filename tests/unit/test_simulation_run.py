@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.settings import AdmissionSettings
 from services.simulation.capacity import need
 from services.simulation.figures import Figures
 from services.simulation.model import (
@@ -20,7 +21,7 @@ from services.simulation.model import (
     Sample,
 )
 from services.simulation.picture import draw
-from services.simulation.run import Load, Site, simulate
+from services.simulation.run import Load, Site, Ways, simulate
 from services.simulation.sweep import Sweep, swept
 
 ENGINE = EngineModel(step_seconds=0.01, sequence_seconds=0.001, prompt_token_seconds=0.0001)
@@ -90,6 +91,19 @@ def test_users_ask_again_when_they_were_answered() -> None:
     assert one.throughput == pytest.approx(1 / one.p50, rel=0.5)
     assert many.throughput > 2 * one.throughput
     assert many.p50 > one.p50
+
+
+def test_admission_turns_away_what_is_too_much() -> None:
+    """With the service's rules some are refused of what is far too much, and the others are served
+    sooner than where all are let in.
+    """
+    site, asked = Site(workers=1, rewards=1), load(rate=60.0, deadline=2.0)
+    site_model = replace(MODEL, generator=replace(ENGINE, max_num_seqs=8))
+    all_in = simulate(site_model, site, asked)
+    some = simulate(site_model, site, asked, Ways(rules=AdmissionSettings().rules))
+    assert all_in.refused == 0
+    assert some.refused > 0.2 * some.requests
+    assert some.p50 < all_in.p50
 
 
 def test_a_shared_machine_is_slower() -> None:
