@@ -40,6 +40,7 @@ from tests.contract.hostile_bodies import HEADERS, PATHS, monstrous, mutated, re
 MODEL = "longthink-reference"
 CHAT = "/v1/chat/completions"
 OPEN = {"/health/live", "/-/healthz"}
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 HANG_SECONDS = 60.0
 SIDE_BY_SIDE = 24
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -80,6 +81,8 @@ class Found:
     slowest: float = 0.0
     obeyed: list[str] = field(default_factory=list)
     exposed: list[str] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
+    """To orders without the token."""
     made: int = 0
 
     def note(self, what: str, status: int, seconds: float) -> None:
@@ -131,21 +134,28 @@ def listening() -> list[tuple[str, str, int]]:
     return sorted(set(rows))
 
 
-def give_orders(ports: list[tuple[str, str, int]], found: Found) -> None:
+async def give_orders(ports: list[tuple[str, str, int]], found: Found) -> None:
     """Send every port an order as a replica takes them, without the token."""
-    for name, address, port in ports:
-        if address not in ("127.0.0.1", "::1"):
-            found.exposed.append(f"{name} {address}:{port}")
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            for order in ORDERS:
-                try:
-                    channel.unary_unary(order)(b"", timeout=3)
-                    found.obeyed.append(f"{name} {port} {order}")
-                except grpc.RpcError as error:
-                    # Past the token, an empty order fails in the replica's own code.
-                    if error.code() in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
-                        why = f"{error.code()} {error.details()[:80]}"
-                        found.obeyed.append(f"{name} {port} {order} {why}")
+
+    async def order(name: str, port: int, what: str) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                await channel.unary_unary(what)(b"", timeout=5)
+                found.obeyed.append(f"{name} {port} {what}")
+            except grpc.aio.AioRpcError as error:
+                found.answers[error.code().name] += 1
+                # Past the token, an empty order fails in the replica's own code.
+                if error.code() in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
+                    why = f"{error.code()} {(error.details() or '')[:80]}"
+                    found.obeyed.append(f"{name} {port} {what} {why}")
+
+    found.exposed += [
+        f"{name} {address}:{port}" for name, address, port in ports if address not in LOOPBACK
+    ]
+    async with asyncio.TaskGroup() as group:
+        for name, _, port in ports:
+            for what in ORDERS:
+                group.create_task(order(name, port, what))
 
 
 async def attack(url: str, key: str, bodies: int, seconds: float, found: Found) -> int:
@@ -279,11 +289,14 @@ def main() -> int:
         with Service.start(profile, tell=say) as running:
             tenant, operator = asyncio.run(keys(redis.url))
             asked = asyncio.run(sweep(running.url, found))
+            say(f"{asked} requests without a key")
             ports = listening()
-            give_orders(ports, found)
+            asyncio.run(give_orders(ports, found))
+            say(f"{len(ports)} ports")
             began = time.monotonic()
             sent = asyncio.run(attack(running.url, tenant, said.bodies, said.seconds, found))
             took = time.monotonic() - began
+            say(f"{sent} bodies in {took:.0f} s")
             talk_nonsense(running.url, found)
             follow_the_schema(running.url, operator, said.examples, found)
             alive = healthy(running.url, tenant)
@@ -297,6 +310,7 @@ def main() -> int:
             say(f"{title}: {row}")
     statuses = ", ".join(f"{status} x {count}" for status, count in sorted(found.statuses.items()))
     say(f"statuses: {statuses}")
+    say(f"orders without the token: {dict(found.answers)}")
     sys.stdout.write(
         f"| hostile | {asked} requests without a key: {len(found.opened)} let in | {sent:,} bodies "
         f"in {took:.0f} s, {found.made:,} of the schema, {len(RAW)} raw: {len(found.broken)} 5xx "
