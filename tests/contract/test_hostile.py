@@ -13,6 +13,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from redis.asyncio import Redis
+from schemathesis.core.result import Ok
 from starlette.testclient import TestClient
 
 from tests.contract.hostile_bodies import HEADERS, PATHS, monstrous, mutated, request
@@ -66,6 +67,7 @@ def test_requests_from_the_schema_are_answered_or_refused() -> None:
     seen: set[str] = set()
     with TestClient(app, raise_server_exceptions=False) as client:
         for found in schema.get_all_operations():
+            assert isinstance(found, Ok)
             operation = found.ok()
 
             @given(case=operation.as_strategy())

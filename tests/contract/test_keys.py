@@ -202,7 +202,7 @@ async def test_a_key_is_kept_as_its_digest_only(keyring: Keyring, redis_client: 
     assert (tenant.id, tenant.weight, tenant.priority) == ("anna", 2.0, 3)
     assert tenant.limits == limits
     assert not tenant.operator
-    kept = [await redis_client.hgetall(PREFIX + name) for name in ("keys", "tenants")]  # type: ignore[misc]
+    kept = [await redis_client.hgetall(PREFIX + name) for name in ("keys", "tenants")]
     assert key not in str(kept)
     assert key.removeprefix("lt-") not in str(kept)
 

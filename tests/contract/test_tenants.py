@@ -23,6 +23,7 @@ from services.idempotency import Keys
 from services.keyring import PREFIX, Keyring
 from services.once import Once
 from services.reasoning import Reasoner
+from services.telemetry import configure_logging
 from services.tenants import Tenant, TenantLimits
 from services.trace import TraceStore
 from tests.contract.scripted_service import BODY, CHAT, Service, Stage, serving
@@ -135,14 +136,14 @@ async def test_a_request_is_cut_to_what_is_left_and_the_next_refused(redis_clien
 async def test_nothing_named_may_take_no_more_than_there_is(redis_client: Redis) -> None:
     """What a request doesn't limit is bound by its tenant's window all the same."""
     bench = Bench(redis_client, completion_tokens=150)
+    last = 200
     async with serving(stage=bench.stage) as service:
         for _ in range(10):
-            reply = await ask(service)
-            if reply.status_code != 200:
+            if (last := (await ask(service)).status_code) != 200:
                 break
         told = await stands(service)
     await bench.reasoner.drain(5)
-    assert reply.status_code == 429
+    assert last == 429
     used = told["window"]["completion_tokens"]
     assert used["used"] == await bench.counted()
     assert 0 < used["used"] <= 150
@@ -277,7 +278,7 @@ async def test_without_redis_nothing_starts(redis_client: Redis) -> None:
     async def down(*_: Any) -> None:
         raise LedgerUnavailable("redis://:secret@host")
 
-    bench.allowances.reserve = down  # type: ignore[method-assign]
+    bench.allowances.reserve = down  # type: ignore[assignment, method-assign]
     bench.stage.usage = down  # type: ignore[assignment]
     async with serving(stage=bench.stage) as service:
         for response in (
@@ -288,6 +289,29 @@ async def test_without_redis_nothing_starts(redis_client: Redis) -> None:
             assert response.json()["error"]["code"] == "ledger_unavailable"
             assert "secret" not in response.text
     assert not bench.calls
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_prompt_answer_or_key_is_logged(
+    redis_client: Redis, capsys: pytest.CaptureFixture[str], stream: bool
+) -> None:
+    """Neither of what is answered, nor of what is refused or fails."""
+    bench = Bench(redis_client)
+    key = "lt-swordfish"
+    asked = [{"role": "user", "content": "Where is the treasure?"}]
+    async with serving(stage=bench.stage) as service:
+        configure_logging("json", "info")
+        for more in ({}, {"n": 0}, {"longthink": {"strategy": "no-such"}}):
+            await ask(service, key, messages=asked, stream=stream, **more)
+        await service.http.get("/v1/models", headers={"authorization": "Basic swordfish"})
+        await service.http.get("/v1/traces/treasure", headers={"authorization": f"Bearer {key}"})
+        bench.pool.prepare = None  # type: ignore[assignment]
+        assert (await ask(service, key, messages=asked)).status_code == 500
+    await bench.reasoner.drain(5)
+    said = "".join(capsys.readouterr())
+    assert said.count("request_id") >= 4
+    for secret in ("swordfish", "treasure", "6 x 7"):
+        assert secret not in said
 
 
 KILLED = """
