@@ -31,6 +31,11 @@ _TOKENS = tuple(2**power for power in range(5, 20))
 _CANDIDATES = tuple(2**power for power in range(13))
 _TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 _WAYS = ("probe", "stop", "widen", "tree", "decompose", "judge")
+_OPERATIONS = ("open", "hold", "commit", "renew", "resize", "close", "account")
+_WHY = (
+    *("surplus", "deadline", "budget", "cancelled"),
+    *("failed", "second_try", "lost", "unreported"),
+)
 _WORKED_OFF = {"expand": "generate", "grade": "grade", "verify": "verify"}
 
 
@@ -42,6 +47,7 @@ class Meters:
         self._declare_waste(registry)
         self._declare_worth(registry)
         self._tenants = Tenants(registry)
+        self._begin_at_nothing()
 
     def _declare_time(self, registry: CollectorRegistry) -> None:
         self._stages = Histogram(
@@ -131,6 +137,19 @@ class Meters:
         self._decisions = Counter(
             "longthink_decisions", "What `auto` decided to do next.", ["what"], registry=registry
         )
+
+    def _begin_at_nothing(self) -> None:
+        """Have what seldom happens at 0, not missing: so its first time is a rise, too."""
+        for operation in _OPERATIONS:
+            self._ledger_failures.labels(operation)
+        for work in _WORKED_OFF.values():
+            self._retries.labels(work)
+        for why in _WHY:
+            for kind in ("completion", "reward"):
+                self._wasted.labels(kind, why)
+        for finish in ("failed", "lost", "unreported"):
+            for work in ("generate", "grade"):
+                self._calls.labels(work, finish)
 
     # What is measured where it happens
 

@@ -20,6 +20,7 @@ from workers.fake import FakePool, Script
 from workers.messages import Generate
 
 CANARY = "swordfish"
+KEY = "marlin"
 ASKED = {
     **BODY,
     "messages": [{"role": "user", "content": f"How many {CANARY}?"}],
@@ -204,12 +205,14 @@ async def test_prompts_and_answers_are_nowhere_unless_asked_for(
     async with traced(redis_client, telemetry, FakePool(script)) as service:
         configure_logging("json", "info", content=asked_for)
         for body in (ASKED, {**ASKED, "stream": True}, {**ASKED, "n": CANARY}, {"x": CANARY}):
-            response = await service.http.post(CHAT, json=body)
+            headers = {"authorization": f"Bearer {KEY}"}
+            response = await service.http.post(CHAT, json=body, headers=headers)
             assert CANARY in response.text or response.status_code == 400
         metrics = (await service.http.get("/metrics")).text
     said = capfd.readouterr().err
     spans = b"".join(collector.bodies).decode(errors="replace")
     assert CANARY not in metrics
+    assert KEY not in metrics + said + spans
     assert (CANARY in said, CANARY in spans) == (asked_for, asked_for)
 
     answered = [line for line in map(_json, said.splitlines()) if line.get("event") == "answered"]

@@ -47,6 +47,16 @@ def test_names_keep_to_the_conventions_of_prometheus() -> None:
         assert not re.search(r"_(ms|milliseconds|minutes|percent)(_|$)", name)
 
 
+def test_what_seldom_happens_is_there_before_it_does() -> None:
+    """A rate of what isn't there is nothing, and an alert that adds to it would never come."""
+    telemetry = Telemetry()
+    value = telemetry.registry.get_sample_value
+    assert value("longthink_ledger_errors_total", {"operation": "hold"}) == 0
+    assert value("longthink_wasted_tokens_total", {"kind": "completion", "why": "lost"}) == 0
+    assert value("longthink_calls_total", {"kind": "grade", "finish": "lost"}) == 0
+    assert value("longthink_retries_total", {"kind": "generate"}) == 0
+
+
 def test_tenants_beyond_the_most_are_counted_together() -> None:
     """However many there are, the number of series is bounded, and nobody's spending is lost."""
     registry = CollectorRegistry()
