@@ -64,6 +64,9 @@ APPLICATION = "longthink"
 _SPANS_TO = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 """Where spans go, if not where all that is told goes."""
 
+_LAST_SPANS_SECONDS = 2.0
+"""How long the last spans may take to be sent."""
+
 _ENVIRONMENT = {
     # Calls run in the replica's own event loop: a streaming call over a handle takes 1.4 ms
     # instead of 6.0 (tests/bench).
@@ -209,7 +212,10 @@ class Edge:
         await self._reasoner.drain(seconds)
         await self._verifier.close()
         if self._telemetry.spans is not None:
-            await asyncio.to_thread(self._telemetry.spans.shutdown)
+            # A collector that is gone must not hold up the end.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SPANS_SECONDS):
+                    await asyncio.to_thread(self._telemetry.spans.shutdown)
 
     async def _ready(self) -> dict[str, bool]:
         return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}

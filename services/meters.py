@@ -222,7 +222,7 @@ class Meters:
 
     def closed(self, request: Request, said: Mapping[str, Any] | None) -> None:
         """See `services.watch.Watcher`."""
-        if said is not None and said["choosing_seconds"] is not None:
+        if said is not None:
             self._stages.labels("select").observe(said["choosing_seconds"])
 
     def over(self, request: Request) -> None:

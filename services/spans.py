@@ -34,7 +34,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from services.tenants import tenant_of
+from services.tenants import LOCAL, tenant_of
 from services.trace import Event, Kind
 from services.watch import Called, Ended, Request
 from workers.messages import Generated, Graded
@@ -46,6 +46,9 @@ _TOLD = (
 )
 _OF_STEP = ("id", "state", "strategy", "tokens", "share", "confidence", "stopped", "what")
 _PATH = "/v1/traces"
+_MOST_WAITING = 16_384
+"""Spans that may wait to be sent. A search of 256 candidates ends with a thousand at a time, which
+would soon be more than the SDK's 2,048."""
 
 
 @dataclass(slots=True)
@@ -244,7 +247,7 @@ class Spans:
             "gen_ai.request.max_tokens": sampling["max_tokens"],
             "gen_ai.request.seed": query["seed"],
             "longthink.trace_id": request.id,
-            "longthink.tenant": request.opened["tenant"],
+            "longthink.tenant": request.opened.get("tenant", LOCAL.id),
             "longthink.strategy": effort["strategy"],
             "longthink.selector": effort["selector"],
             "longthink.stop": effort["stop"],
@@ -261,7 +264,8 @@ def exporting(endpoint: str | None, lost: Callable[[int], None]) -> SpanProcesso
     """
     if endpoint is not None and not endpoint.endswith(_PATH):
         endpoint = endpoint.rstrip("/") + _PATH
-    return BatchSpanProcessor(_Counted(OTLPSpanExporter(endpoint), lost))
+    most = None if "OTEL_BSP_MAX_QUEUE_SIZE" in os.environ else _MOST_WAITING
+    return BatchSpanProcessor(_Counted(OTLPSpanExporter(endpoint), lost), max_queue_size=most)
 
 
 class _Counted(SpanExporter):
