@@ -163,6 +163,18 @@ def test_runbooks_name_metrics_that_there_are() -> None:
     assert set(re.findall(r"\]\(#(\w+)\)", text)) <= pages
 
 
+def test_the_cases_for_alerts_are_of_alerts_and_metrics_that_there_are() -> None:
+    """`promtool test rules` itself isn't at hand here."""
+    cases = yaml.safe_load((FOLDER / "alerts_test.yml").read_text())
+    names = {rule["alert"] for rule in alerts()}
+    for case in cases["tests"]:
+        for series in case["input_series"]:
+            for name, labels in selected(series["series"]):
+                assert labels <= metrics()[name] | _OURS_ALWAYS
+        for expected in case["alert_rule_test"]:
+            assert expected["alertname"] in names
+
+
 def test_the_scrape_goes_by_the_job_that_the_alerts_name() -> None:
     """And reads them."""
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
