@@ -187,6 +187,11 @@ class Driver:
         self._began = self._loop.time()
         self._hurried = False
 
+    @property
+    def spent(self) -> Cost:
+        """All that was spent until now, what the ledger has yet to hear of included."""
+        return self._purses.spent
+
     def stop(self, reason: Stopped) -> None:
         """End the search with the best so far."""
         if self._reason is None:

@@ -37,6 +37,10 @@ _LOOK_SECONDS = 0.05
 MOST_WAITING = 256
 """So many requests with one key may wait in one process; more are refused."""
 
+_AWAY_SECONDS, _AWAY_PAUSE = 30.0, 0.5
+"""So long a request that another process runs is waited for while Redis is away, and how often it
+is looked at then: what became of it is written down when Redis is back."""
+
 
 class Once:
     """Answers requests that have a key."""
@@ -293,8 +297,17 @@ class _Followed(Run):
             self._following.cancel()
 
     async def _follow(self) -> Reply:
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
         while True:
-            await self._look()
+            try:
+                await self._look()
+            except LedgerUnavailable:
+                if loop.time() - heard > _AWAY_SECONDS:
+                    raise
+                await asyncio.sleep(_AWAY_PAUSE)
+                continue
+            heard = loop.time()
             saved = Saved.of(self.trace.id, self.trace.events)
             if saved.ended:
                 return _again(_reply(saved, self._once.reasoner))

@@ -132,6 +132,11 @@ class Run:
                 await self.allowance.settle(conclusion.spent)
         return self._reply(conclusion)
 
+    @property
+    def spent(self) -> Cost:
+        """All that was spent until now, as far as this process knows."""
+        return self._driver.spent
+
     def heed(self, heard: Callable[[Reply | None], None]) -> None:
         """Have `heard` called with the reply once it is there, or with None where it failed."""
 
@@ -557,7 +562,7 @@ class Reasoner:
             raise
         finally:
             # Out of reach, the ledger lets the budget lapse by itself, and the lease goes as well.
-            with suppress(LedgerUnavailable, Superseded, UnknownBudget):
+            with suppress(LedgerUnavailable, Superseded):
                 if not superseded:
                     await self._end(run, lease)
             if self._outlooks is not None:
@@ -568,12 +573,16 @@ class Reasoner:
         """Close a run's budget, unless somebody may go on with it, and let go of it."""
         if lease is not None:
             await run.trace.kept()
-        if run.left:
-            account = await self._ledger.account(run.trace.id)
-        else:
-            account = await self._ledger.close(run.trace.id)
+        try:
+            if run.left:
+                account = await self._ledger.account(run.trace.id)
+            else:
+                account = await self._ledger.close(run.trace.id)
+            spent = account.spent
+        except UnknownBudget:
+            spent = run.spent  # Redis has lost its data, and the tenant has spent it all the same
         if run.allowance is not None:
-            await run.allowance.settle(account.spent)
+            await run.allowance.settle(spent)
         if lease is not None:
             await lease.release()
 

@@ -103,6 +103,13 @@ class _Heeding(AbstractConnection):
 
     pulse: Pulse
     _era = -1
+    _connecting: asyncio.Future[None] | None = None
+
+    async def give_up(self) -> None:
+        """See `Waiting`."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        await self.disconnect(nowait=True)
 
     async def connect_check_health(self, *args: Any, **options: Any) -> None:
         self.pulse.check()
@@ -116,12 +123,20 @@ class _Heeding(AbstractConnection):
     async def _connect(self) -> None:
         self._era = self.pulse.era
         self.pulse.sent(self)
+        made = super()._connect()  # type: ignore[no-untyped-call, safe-super]
+        self._connecting = asyncio.ensure_future(made)
         try:
-            await super()._connect()  # type: ignore[no-untyped-call, safe-super]
+            await self._connecting
         except OSError:
             self.pulse.suspect()
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                self.pulse.check()
+            raise
         finally:
+            self._connecting = None
             self.pulse.dropped(self)
 
     async def send_packed_command(

@@ -40,8 +40,8 @@ class RedisAway(RedisError):
 class Waiting(Protocol):
     """A connection, as far as a pulse needs it."""
 
-    async def disconnect(self, nowait: bool = False) -> None:
-        """Close it: whoever waits for a reply on it hears of that at once."""
+    async def give_up(self) -> None:
+        """Close it: whoever waits for it, or for a reply on it, hears of that at once."""
 
 
 class Pulse:
@@ -138,7 +138,7 @@ class Pulse:
         _log.warning("redis is away", why=why)
         waiting, self._waiting = list(self._waiting), {}
         for connection in waiting:
-            task = asyncio.get_running_loop().create_task(connection.disconnect(nowait=True))
+            task = asyncio.get_running_loop().create_task(connection.give_up())
             task.add_done_callback(_seen)
 
     async def _asked(self) -> _Unanswered | None:

@@ -24,6 +24,7 @@ from services.budget import RedisLedger, connect
 from services.driver import Manner
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
+from services.telemetry import configure_logging
 from services.trace import Kind, TraceStore
 from tests.chaos.figures import Figure, tell
 from workers.fake import FakePool, Script
@@ -129,6 +130,7 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     if arguments[:1] == ["one"]:
         _, url, name, lease = arguments
+        configure_logging(level="error")  # what this process says is read by the other one
         asyncio.run(orchestrate(url, name, float(lease)))
     else:
         sys.exit(main(*map(int, arguments[:2]), *map(float, arguments[2:3])))

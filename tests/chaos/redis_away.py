@@ -179,4 +179,5 @@ def main(seconds: float = 5.0, rounds: int = 3) -> int:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    sys.exit(main(*map(float, arguments[:1]), *map(int, arguments[1:2])))
+    lasting = float(arguments[0]) if arguments else 5.0
+    sys.exit(main(lasting, *map(int, arguments[1:2])))

@@ -28,6 +28,7 @@ from planner.ports import Account, Commit, Hold
 from services.budget import RedisLedger, connect
 from services.budget.scripts import limits_vector, read_vector
 from services.redis_server import RedisServer
+from services.telemetry import configure_logging
 from tests.chaos.figures import Figure, tell
 from tests.integration.proxy import Fate, Proxy, socket_of
 
@@ -68,10 +69,19 @@ async def holder(url: str, name: str, count: int) -> Sum:
         ledger = RedisLedger(client, lease_seconds=PATIENCE, patience_seconds=PATIENCE)
         ops = [f"{name}/{index}" for index in range(count)]
         await _everybody()
-        held = await asyncio.gather(*(ledger.hold("r", (Hold(op, ASKED),)) for op in ops))
-        granted = [op for op, ((yes,), _) in zip(ops, held, strict=True) if yes]
+
+        async def hold(op: str) -> bool:
+            (granted,), _ = await _insist(lambda: ledger.hold("r", (Hold(op, ASKED),)))
+            return granted
+
+        held = await asyncio.gather(*map(hold, ops))
+        granted = [op for op, yes in zip(ops, held, strict=True) if yes]
         await _everybody()
-        await asyncio.gather(*(ledger.commit("r", (Commit(op, ASKED),)) for op in granted))
+
+        async def commit(op: str) -> None:
+            await _insist(lambda: ledger.commit("r", (Commit(op, ASKED),)))
+
+        await asyncio.gather(*map(commit, granted))
         return Sum(len(granted), sum((ASKED for _ in granted), Cost()))
 
 
@@ -140,7 +150,7 @@ async def crowd(url: str, kind: str, reservations: int, processes: int) -> Sum:
 
 def over(account: Account) -> int:
     """By how much it is overspent, in the dimension where that is most."""
-    used = astuple(account.spent + account.held)
+    used: tuple[int, ...] = astuple(account.spent + account.held)
     allowed = read_vector(limits_vector(account.limits))
     beyond = [use - most for use, most in zip(used, allowed, strict=True) if most is not None]
     return max([0, *beyond])
@@ -214,6 +224,7 @@ if __name__ == "__main__":
     kinds = {"holder": holder, "lossy": lossy}
     if sys.argv[1:] and sys.argv[1] in kinds:
         _, kind, url, name, count = sys.argv
+        configure_logging(level="error")  # what this process says is read by the other one
         did = asyncio.run(kinds[kind](url, name, int(count)))
         _say(json.dumps([did.granted, astuple(did.spent)]))
     else:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,6 +218,25 @@ async def test_a_silent_redis_is_given_up(redis_url: str, sockets: Path) -> None
         with pytest.raises(LedgerUnavailable):
             await ledger.open("r", Budget())
         assert 0.1 < time.perf_counter() - start < 1
+
+
+async def test_a_way_that_swallows_connections_is_given_up() -> None:
+    """Where a connection is neither made nor refused, nobody waits for it to time out."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(8)]
+        for one in waiting:  # those that nobody accepts fill the queue; what comes then is dropped
+            one.setblocking(False)
+            one.connect_ex(address)
+        async with connect(f"redis://127.0.0.1:{address[1]}", socket_timeout=30) as client:
+            start = time.perf_counter()
+            with pytest.raises(LedgerUnavailable):
+                await RedisLedger(client, patience_seconds=60).open("r", Budget())
+            assert time.perf_counter() - start < 5
+        for one in waiting:
+            one.close()
 
 
 async def test_a_redis_that_refuses_is_unavailable() -> None:

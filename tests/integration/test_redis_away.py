@@ -15,13 +15,17 @@ from typing import Any
 import httpx
 import pytest
 
+from planner.domain import Budget, Message, Query, Sampling
+from planner.effort import Options
 from planner.errors import LedgerUnavailable
+from services.allowance import Allowances
 from services.budget import RedisLedger, connect
 from services.budget.client import Client
 from services.driver import Manner
 from services.idempotency import Keys
 from services.once import Once
 from services.reasoning import Reasoner
+from services.tenants import Tenant, TenantLimits
 from services.trace import TraceStore
 from tests.contract.scripted_service import BODY, CHAT, Stage, serving
 from tests.integration.proxy import Fate, Proxy
@@ -171,6 +175,31 @@ async def settled(under: Under, trace_id: str, tokens: int) -> Any:
                 if account.spent.completion_tokens == tokens and not account.held.candidates:
                     return account
             await asyncio.sleep(0.05)
+
+
+async def test_a_tenant_is_charged_though_redis_lost_its_data() -> None:
+    """The window of a tenant begins anew in an empty Redis, and has what was under way then."""
+    tenant = Tenant("t", limits=TenantLimits(completion_tokens=100_000))
+    with RedisProcess() as redis:
+        async with connect(redis.url) as client:
+            ledger, pool = RedisLedger(client), FakePool(slowly)
+            allowances = Allowances(client, ledger)
+            manner = Manner(step_delimiter="\n", late_seconds=1.0)
+            reasoner = Reasoner(pool, ledger, TraceStore(client), manner, allowances=allowances)
+            options = Options(strategy="majority", stop="none", budget=Budget(candidates=8))
+            query = Query((Message("user", "How many?"),), Sampling(max_tokens=200), seed=5)
+            run = await reasoner.start(query, options, trace_id="r", tenant=tenant)
+            while not (await pool.counters())["fake"]["completion_tokens"]:
+                await asyncio.sleep(0.01)
+            redis.kill()
+            redis.start()
+            reply = await run.reply()
+            async with asyncio.timeout(20):
+                await run.over.wait()
+            made = (await pool.counters())["fake"]["completion_tokens"]
+            assert reply.spent.completion_tokens == made > 0
+            assert (await allowances.usage(tenant)).window["completion_tokens"].spent == made
+            await reasoner.drain(5)
 
 
 async def test_a_slow_redis_counts_as_away() -> None:
