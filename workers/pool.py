@@ -64,7 +64,10 @@ _BACKUP_SECONDS = 2.0
 third: the first may hang."""
 
 _ASKED = 3
-"""How many are asked at most."""
+"""How many are asked side by side at most."""
+
+_FIRST_PAUSE_SECONDS = 0.1
+"""How long after one was lost another is asked; twice as long each time."""
 
 _PROBE_SECONDS = 3.0
 """How long a probe for a reward model waits to be taken."""
@@ -170,8 +173,7 @@ class ServePool:
 
     async def _patiently(self, crew: _Crew, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
-            async with asyncio.timeout(self._patience):
-                return await _first(call)
+            return await _first(call, self._patience)
         except InvalidOption as refused:
             # Ray hands on a wrapper, with a remote traceback for a message.
             raise getattr(refused, "cause", refused) from None
@@ -510,29 +512,35 @@ def _by_rival(calls: Sequence[AnyCall]) -> list[tuple[str, list[AnyCall]]]:
     return list(alike.items())
 
 
-async def _first(call: Callable[[], Awaitable[Item]]) -> Item:
+async def _first(call: Callable[[], Awaitable[Item]], seconds: float) -> Item:
     """What whichever replica answers first says. Another is asked where one is slow, or lost.
 
-    Raises what the last of `_ASKED` raises, and what isn't the replica's doing at once.
+    Raises what the last one raised, or TimeoutError, when none has answered after so many seconds,
+    and at once what isn't the replica's doing.
     """
+    clock = asyncio.get_running_loop().time
+    until, pause = clock() + seconds, _FIRST_PAUSE_SECONDS
     asked: set[asyncio.Future[Item]] = set()
-    error: BaseException | None = None
+    lost: BaseException | None = None
     try:
-        for left in reversed(range(_ASKED)):
-            asked.add(asyncio.ensure_future(_detached(call)))
+        while (left := until - clock()) > 0:
+            if len(asked) < _ASKED:
+                asked.add(asyncio.ensure_future(_detached(call)))
             done, asked = await asyncio.wait(
-                asked,
-                timeout=_BACKUP_SECONDS if left else None,
-                return_when="FIRST_COMPLETED",
+                asked, timeout=min(left, _BACKUP_SECONDS), return_when="FIRST_COMPLETED"
             )
             for reply in done:
                 if not _is_lost(reply):
                     return reply.result()
-                error = None if reply.cancelled() else reply.exception()
+                lost = None if reply.cancelled() else reply.exception()
+            if done:
+                # Those that are being replaced are known as gone a moment later.
+                await asyncio.sleep(min(pause, max(0.0, until - clock())))
+                pause = min(2 * pause, _BACKUP_SECONDS)
     finally:
         for reply in asked:
             reply.cancel()
-    raise error or TimeoutError("None of them answered.")
+    raise lost or TimeoutError("None of them answered.")
 
 
 def _is_lost(reply: asyncio.Future[Any]) -> bool:

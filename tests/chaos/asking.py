@@ -26,7 +26,7 @@ class Record:
     """What became of the requests. One that was refused before any work was never accepted."""
 
     answered: int = 0
-    refused: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
@@ -34,6 +34,11 @@ class Record:
     def accepted(self) -> int:
         """Those that the service took on."""
         return self.answered + self.failures.total()
+
+    @property
+    def refused(self) -> int:
+        """Those that it refused before any work."""
+        return self.refusals.total()
 
     @property
     def share(self) -> float:
@@ -48,13 +53,14 @@ class Record:
     def took(self, reply: httpx.Response, seconds: float) -> None:
         """Count a response."""
         said = reply.json()
+        how = f"{reply.status_code} {said.get('error', {}).get('code')}"
         if reply.status_code == 200 and said["choices"][0]["message"]["content"]:
             self.answered += 1
             self.seconds.append(seconds)
         elif reply.status_code in (429, 503) and "retry-after" in reply.headers:
-            self.refused += 1
+            self.refusals[how] += 1
         else:
-            self.failures[f"{reply.status_code} {said.get('error', {}).get('code')}"] += 1
+            self.failures[how] += 1
 
 
 def body(question: str, candidates: int, **more: Any) -> dict[str, Any]:

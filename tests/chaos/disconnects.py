@@ -78,8 +78,10 @@ async def hang_up(url: str, disconnects: int, seconds: float) -> tuple[list[floa
                 writer.transport.abort()
             cut = time.monotonic()
             at_cut = (await counted(http, [MADE]))[MADE]
-            while sum((now := await counted(http, [MADE, *BUSY]))[name] for name in BUSY):
+            now = await counted(http, [MADE, *BUSY])
+            while any(now[name] for name in BUSY):
                 await asyncio.sleep(0.02)
+                now = await counted(http, [MADE, *BUSY])
             took.append(time.monotonic() - cut)
             wasted += now[MADE] - at_cut
             for writer in writers:

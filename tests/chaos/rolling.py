@@ -31,8 +31,8 @@ def main(clients: int = 4, generators: int = 2) -> int:
         before = {one.pid for kind in KINDS for one in replicas(kind)}
         record, seconds = asyncio.run(replace_under_load(service, clients))
         after = {one.pid for kind in KINDS for one in replicas(kind)}
-    errors = record.refused
-    errors += sum(count for what, count in record.failures.items() if not what.startswith("4"))
+    happened = record.failures + record.refusals
+    errors = sum(count for what, count in happened.items() if not what.startswith("4"))
     answers = f"{record.answered} answered, p50 {record.percentile(0.5):.1f} s"
     return tell(
         (
@@ -45,7 +45,7 @@ def main(clients: int = 4, generators: int = 2) -> int:
             Figure(
                 "5xx and cut connections meanwhile",
                 "none",
-                f"{errors} {dict(record.failures) or ''} ({answers})",
+                f"{errors} {dict(happened) or ''} ({answers})",
                 held=not errors and record.answered > 0,
             ),
         )

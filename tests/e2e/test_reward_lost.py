@@ -1,4 +1,4 @@
-"""A reward model that is killed in mid-search, whenever it comes back, costs no answer."""
+"""A reward model that is killed in mid-search, and whenever it comes back, costs no answer."""
 
 from __future__ import annotations
 

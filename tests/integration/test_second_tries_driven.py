@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from planner.domain import Budget
 from planner.effort import Options
-from services.second_tries import RETRY_MOST, SecondTries
+from services.second_tries import RETRY_MOST, Paces, SecondTries
 from services.trace import Event, Kind
 from tests.integration.reasoning_bench import Bench, finished, told, wide
 from workers.fake import FakePool, Script, Verdict
@@ -21,11 +21,27 @@ from workers.messages import Generate, GenerationEvent
 TEXT = "a" * 25 + "\n#### 7"
 
 
-async def experienced(redis: Redis, pool: FakePool) -> Bench:
+LATE = 0.3
+
+
+class Known(Paces):
+    """Whatever calls take on this machine now, it is known when they are late."""
+
+    def late(self, tokens: int) -> float | None:
+        """Always the same."""
+        return LATE
+
+
+@pytest.fixture(autouse=True)
+def soon_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are late sooner than for users."""
+    monkeypatch.setattr("services.driver.LEAST_LATE_SECONDS", LATE)
+
+
+def experienced(redis: Redis, pool: FakePool) -> Bench:
     """A bench that knows how long calls take."""
     bench = Bench(redis, pool)
-    for _ in range(2):
-        await bench.ask(wide(32))
+    bench.reasoner._second_tries.paces = Known()
     return bench
 
 
@@ -53,15 +69,15 @@ class Straggling:
         if self.late:
             self.late -= 1
             return self._scripts[0]
-        return Script(TEXT, seconds=0.01)
+        return Script(TEXT)
 
 
 async def test_a_straggler_is_sent_a_second_time_and_the_first_to_end_wins(
     redis_client: Redis,
 ) -> None:
     """Two of 16 calls hang: both candidates come from elsewhere, and count once each."""
-    script = Straggling(2, Script(TEXT, 60.0, "hang"), Script(TEXT, 0.01))
-    bench = await experienced(redis_client, FakePool(script, others=True))
+    script = Straggling(2, Script(TEXT, 60.0, "hang"), Script(TEXT))
+    bench = experienced(redis_client, FakePool(script, others=True))
     script.begin()
     async with asyncio.timeout(30):
         reply, events = await bench.ask(wide(16))
@@ -75,8 +91,8 @@ async def test_a_straggler_is_sent_a_second_time_and_the_first_to_end_wins(
 
 async def test_all_that_both_made_is_paid_for(redis_client: Redis) -> None:
     """What the beaten call came to until it was cancelled is charged to the token, too."""
-    script = Straggling(3, Script("b" * 100, 30.0), Script(TEXT, 0.01))
-    bench = await experienced(redis_client, FakePool(script, others=True))
+    script = Straggling(3, Script("b" * 100, 30.0), Script(TEXT))
+    bench = experienced(redis_client, FakePool(script, others=True))
     before = await bench.counted()
     script.begin()
     async with asyncio.timeout(30):
@@ -95,8 +111,8 @@ async def test_all_that_both_made_is_paid_for(redis_client: Redis) -> None:
 
 async def test_the_first_call_may_win_after_all(redis_client: Redis) -> None:
     """Then the second is cancelled, and its tokens are paid for."""
-    script = Straggling(1, Script(TEXT, 2.5), Script("b" * 100, 60.0))
-    bench = await experienced(redis_client, FakePool(script, others=True))
+    script = Straggling(1, Script(TEXT, 2.0), Script("b" * 100, 60.0))
+    bench = experienced(redis_client, FakePool(script, others=True))
     before = await bench.counted()
     script.begin()
     async with asyncio.timeout(30):
@@ -111,8 +127,8 @@ async def test_the_first_call_may_win_after_all(redis_client: Redis) -> None:
 @pytest.mark.parametrize("fault", ["lost", "failed"])
 async def test_a_second_try_that_fails_changes_nothing(redis_client: Redis, fault: Any) -> None:
     """The first goes on, and its end is the task's."""
-    script = Straggling(1, Script(TEXT, 2.5), Script("b", fault=fault))
-    bench = await experienced(redis_client, FakePool(script, others=True))
+    script = Straggling(1, Script(TEXT, 2.0), Script("b", fault=fault))
+    bench = experienced(redis_client, FakePool(script, others=True))
     script.begin()
     async with asyncio.timeout(30):
         reply, events = await bench.ask(wide(4))
@@ -127,7 +143,7 @@ async def test_a_second_try_takes_over_where_the_first_fails(
 ) -> None:
     """Whatever becomes of the late one, the task ends with the other, once."""
     script = Straggling(1, Script("b" * 20, 2.0, fault), Script(TEXT, 3.0))
-    bench = await experienced(redis_client, FakePool(script, others=True))
+    bench = experienced(redis_client, FakePool(script, others=True))
     script.begin()
     async with asyncio.timeout(30):
         reply, events = await bench.ask(wide(4))
@@ -139,8 +155,8 @@ async def test_a_second_try_takes_over_where_the_first_fails(
 
 async def test_no_second_try_beyond_the_budget(redis_client: Redis) -> None:
     """Where nothing is left to hold, a late call is waited for."""
-    script = Straggling(1, Script(TEXT, 2.0), Script(TEXT, 0.01))
-    bench = await experienced(redis_client, FakePool(script, others=True))
+    script = Straggling(1, Script(TEXT, 2.0), Script(TEXT))
+    bench = experienced(redis_client, FakePool(script, others=True))
     script.begin()
     tokens = 4 * len(TEXT) + 3
     options = Options(
@@ -156,8 +172,8 @@ async def test_no_second_try_beyond_the_budget(redis_client: Redis) -> None:
 
 async def test_nothing_is_sent_twice_where_there_is_one_worker(redis_client: Redis) -> None:
     """It would only wait behind the first."""
-    script = Straggling(1, Script(TEXT, 2.0), Script(TEXT, 0.01))
-    bench = await experienced(redis_client, FakePool(script))
+    script = Straggling(1, Script(TEXT, 2.0), Script(TEXT))
+    bench = experienced(redis_client, FakePool(script))
     script.begin()
     _, events = await bench.ask(wide(4))
     assert hedged(events) == []
@@ -166,7 +182,7 @@ async def test_nothing_is_sent_twice_where_there_is_one_worker(redis_client: Red
 async def test_what_is_cut_off_ends_with_both_its_calls(redis_client: Redis) -> None:
     """A request that is cancelled in the middle of a race leaves neither running nor held."""
     script = Straggling(4, Script(TEXT, 60.0), Script(TEXT, 60.0))
-    bench = await experienced(redis_client, FakePool(script, others=True))
+    bench = experienced(redis_client, FakePool(script, others=True))
     before = await bench.counted()
     script.begin()
     run = await bench.start(wide(4))

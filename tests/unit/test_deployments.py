@@ -18,5 +18,5 @@ def test_one_more_is_one_more(replicas: int) -> None:
 def test_only_a_cpu_has_room_for_one_more(gpus: float, more: int) -> None:
     """On GPUs the old replica makes room for the new one."""
     options = GeneratorOptions(model="m", replicas=2, gpus=gpus)
-    deployment = generators(options)._bound_deployment  # type: ignore[attr-defined]
+    deployment = generators(options)._bound_deployment
     assert deployment._deployment_config.max_surge_percent == more

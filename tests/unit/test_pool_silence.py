@@ -160,7 +160,7 @@ async def test_a_prompt_is_asked_of_another_where_one_hangs(
 
 
 async def test_a_prompt_that_nobody_takes_is_refused() -> None:
-    """After a few, it says that no generator answers."""
+    """After as long as it may take to have another, it says that no generator answers."""
 
     async def prepare(messages: Messages, *, avoid: tuple[str, ...]) -> Prompt:
         raise RayError("that one is gone")
@@ -168,7 +168,23 @@ async def test_a_prompt_that_nobody_takes_is_refused() -> None:
     replicas = Replicas()
     replicas.prepare = Method(prepare)
     with pytest.raises(WorkersUnavailable, match="No generator answers: that one is gone"):
-        await pool_of(replicas).prepare((("user", "Well?"),))
+        await pool_of(replicas, patience_seconds=0.5).prepare((("user", "Well?"),))
+
+
+async def test_a_prompt_waits_for_replicas_that_are_being_replaced() -> None:
+    """Several that go one after the other are no reason to refuse a request."""
+    asked = 0
+
+    async def prepare(messages: Messages, *, avoid: tuple[str, ...]) -> Prompt:
+        nonlocal asked
+        asked += 1
+        if asked < 5:
+            raise RayError("that one is going")
+        return Prompt((1, 2), 10)
+
+    replicas = Replicas()
+    replicas.prepare = Method(prepare)
+    assert await pool_of(replicas).prepare((("user", "Well?"),)) == Prompt((1, 2), 10)
 
 
 class Absent:
