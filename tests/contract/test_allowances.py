@@ -193,6 +193,23 @@ async def test_what_a_dead_holder_had_comes_back_but_what_it_spent(
     assert (await brief.usage(tenant)).window["completion_tokens"].spent == 35
 
 
+async def test_one_that_still_holds_of_its_own_budget_is_not_given_up(
+    brief: Allowances, ledger: RedisLedger
+) -> None:
+    """It may be alive, and spend that; when it has let go, it is settled with what it spent."""
+    tenant = anna(completion_tokens=100)
+    held = await had(brief, tenant, "slow", tokens(100))
+    await ledger.open("slow", held.budget)
+    await ledger.hold("slow", (Hold("call", Cost(completion_tokens=60)),))
+    await asyncio.sleep(0.1)
+    assert (await brief.usage(tenant)).window["completion_tokens"].held == 100
+    await ledger.commit("slow", (Commit("call", Cost(completion_tokens=55)),))
+    async with asyncio.timeout(20):
+        while (used := (await brief.usage(tenant)).window["completion_tokens"]).held:
+            await asyncio.sleep(0.05)
+    assert used.spent == 55
+
+
 async def test_what_nobody_knows_is_charged_whole(brief: Allowances) -> None:
     """A dead holder whose budget the ledger has forgotten may have spent all that it held."""
     tenant = anna(completion_tokens=100)

@@ -298,6 +298,11 @@ async def test_no_prompt_answer_or_key_is_logged(
     """Neither of what is answered, nor of what is refused or fails."""
     bench = Bench(redis_client)
     key = "lt-swordfish"
+
+    async def find(_: str) -> Tenant | None:
+        return Tenant("anna")
+
+    bench.stage.find = find
     asked = [{"role": "user", "content": "Where is the treasure?"}]
     async with serving(stage=bench.stage) as service:
         configure_logging("json", "info")
