@@ -184,10 +184,16 @@ class Allowances:
             said: Sequence[Any] = await self._run(name, tenant, *words)
             if said[0] != _LAPSED:
                 return said
-            async with asyncio.TaskGroup() as group:
-                for op in map(_text, said[1:]):
-                    group.create_task(self._settle_lapsed(tenant, op))
+            await self._settle_all(tenant, [_text(op) for op in said[1:]])
         raise LedgerUnavailable("More requests of this tenant were lost than can be settled now.")
+
+    async def _settle_all(self, tenant: Tenant, ops: Sequence[str]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for op in ops:
+                    group.create_task(self._settle_lapsed(tenant, op))
+        except* LedgerUnavailable as away:
+            raise LedgerUnavailable(str(away.exceptions[0])) from away
 
     async def _settle_lapsed(self, tenant: Tenant, op: str) -> None:
         """Settle a request whose holder seems to have died.

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from planner.domain import Budget, Cost, Message, Prices, Query, Sampling
 from planner.effort import Options, settle
 from planner.errors import LedgerUnavailable
-from planner.ports import Commit, Hold
+from planner.ports import Account, Commit, Hold
 from services.allowance import Allowance, Allowances, Need, OverLimit, need
 from services.allowance.need import DIMENSIONS
 from services.budget import RedisLedger
@@ -208,6 +208,22 @@ async def test_one_that_still_holds_of_its_own_budget_is_not_given_up(
         while (used := (await brief.usage(tenant)).window["completion_tokens"]).held:
             await asyncio.sleep(0.05)
     assert used.spent == 55
+
+
+async def test_a_ledger_out_of_reach_settles_nobody(
+    brief: Allowances, ledger: RedisLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a dead holder had spent can't be known then: whoever looks hears that."""
+
+    async def away(_: str) -> Account:
+        raise LedgerUnavailable("away")
+
+    tenant = anna(completion_tokens=100)
+    await had(brief, tenant, "dead", tokens(60))
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(ledger, "account", away)
+    with pytest.raises(LedgerUnavailable):
+        await brief.usage(tenant)
 
 
 async def test_what_nobody_knows_is_charged_whole(brief: Allowances) -> None:
