@@ -84,6 +84,12 @@ class Found:
     exposed: list[str] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     """To orders without the token."""
+
+    def __str__(self) -> str:
+        """For whoever watches."""
+        counts = len(self.opened), len(self.broken), len(self.obeyed)
+        return "let in {}, broken {}, obeyed {}".format(*counts)
+
     made: int = 0
 
     def note(self, what: str, status: int, seconds: float) -> None:
@@ -290,16 +296,17 @@ def main() -> int:
         with Service.start(profile, tell=say) as running:
             tenant, operator = asyncio.run(keys(redis.url))
             asked = asyncio.run(sweep(running.url, found))
-            say(f"{asked} requests without a key")
+            say(f"{asked} requests without a key: {found}")
             ports = listening()
             asyncio.run(give_orders(ports, found))
-            say(f"{len(ports)} ports")
+            say(f"{len(ports)} ports: {found}")
+            talk_nonsense(running.url, found)
+            follow_the_schema(running.url, operator, said.examples, found)
+            say(f"{found.made} requests of the schema: {found}")
             began = time.monotonic()
             sent = asyncio.run(attack(running.url, tenant, said.bodies, said.seconds, found))
             took = time.monotonic() - began
-            say(f"{sent} bodies in {took:.0f} s")
-            talk_nonsense(running.url, found)
-            follow_the_schema(running.url, operator, said.examples, found)
+            say(f"{sent} bodies: {found}")
             alive = healthy(running.url, tenant)
     for title, rows in (
         ("let in without a key", found.opened),
