@@ -32,7 +32,7 @@ from tests.chaos.figures import Figure, tell
 from tests.contract.test_tenants import Bench
 
 LEASE_SECONDS = 2.0
-AT_ONCE = 16
+AT_ONCE = 6
 LIMITS = TenantLimits(
     window_seconds=3600,
     completion_tokens=100_000_000,
@@ -62,7 +62,7 @@ async def orchestrate(url: str, name: str) -> None:
             except OverLimit as over:
                 if over.of_quota and (over.retry_seconds or 3600) > 60:
                     return
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)
             except LedgerUnavailable:  # a busy machine; nothing was started
                 await asyncio.sleep(0.1)
             else:
