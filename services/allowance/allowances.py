@@ -7,15 +7,15 @@ back. Each call is one Lua script, so atomic, on the server's clock and in integ
 
 A reservation carries a lease. If its holder dies, whoever looks next settles it, once nothing is
 held in the request's own budget any more: the ledger knows what the request had spent, and that
-stays charged; where the ledger has forgotten, all that was held does. Without Redis nobody gets
-anything (LedgerUnavailable).
+stays charged; where the ledger may have forgotten, all that was held does. Without Redis nobody
+gets anything (LedgerUnavailable).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -184,27 +184,30 @@ class Allowances:
             said: Sequence[Any] = await self._run(name, tenant, *words)
             if said[0] != _LAPSED:
                 return said
-            await self._settle_all(tenant, [_text(op) for op in said[1:]])
+            ago = map(int, said[2::2])
+            await self._settle_all(tenant, dict(zip(map(_text, said[1::2]), ago, strict=True)))
         raise LedgerUnavailable("More requests of this tenant were lost than can be settled now.")
 
-    async def _settle_all(self, tenant: Tenant, ops: Sequence[str]) -> None:
+    async def _settle_all(self, tenant: Tenant, lapsed: Mapping[str, int]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                for op in ops:
-                    group.create_task(self._settle_lapsed(tenant, op))
+                for op, ago_ms in lapsed.items():
+                    group.create_task(self._settle_lapsed(tenant, op, ago_ms))
         except* LedgerUnavailable as away:
             raise LedgerUnavailable(str(away.exceptions[0])) from away
 
-    async def _settle_lapsed(self, tenant: Tenant, op: str) -> None:
-        """Settle a request whose holder seems to have died.
+    async def _settle_lapsed(self, tenant: Tenant, op: str, ago_ms: int) -> None:
+        """Settle a request whose holder seems to have died, so many milliseconds ago.
 
+        One that the ledger doesn't know hadn't opened its budget, so spent nothing; unless that is
+        so long ago that the ledger has forgotten, when it may have spent all that it held.
         As long as it holds something of its own budget it may be alive, and spend that: it is
         looked at again soon. Those leases run out as well, if it isn't.
         """
         try:
             account = await self._ledger.account(op)
         except UnknownBudget:
-            await self.settle(tenant, op, None)
+            await self.settle(tenant, op, None if ago_ms > self._ttl_ms / 2 else Cost())
             return
         if account.held == Cost():
             await self.settle(tenant, op, account.spent)

@@ -226,11 +226,23 @@ async def test_a_ledger_out_of_reach_settles_nobody(
         await brief.usage(tenant)
 
 
-async def test_what_nobody_knows_is_charged_whole(brief: Allowances) -> None:
-    """A dead holder whose budget the ledger has forgotten may have spent all that it held."""
+async def test_one_that_died_before_it_began_pays_nothing(brief: Allowances) -> None:
+    """Its budget was never opened, so nothing was spent of it."""
     tenant = anna(completion_tokens=100)
     await had(brief, tenant, "dead", tokens(60))
     await asyncio.sleep(0.1)
+    used = (await brief.usage(tenant)).window["completion_tokens"]
+    assert (used.spent, used.held) == (0, 0)
+
+
+async def test_what_nobody_knows_is_charged_whole(redis_client: Redis, ledger: RedisLedger) -> None:
+    """A dead holder whose budget the ledger has forgotten may have spent all that it held."""
+    brief = Allowances(
+        redis_client, ledger, lease_seconds=0.05, ttl_seconds=0.05, patience_seconds=20
+    )
+    tenant = anna(completion_tokens=100)
+    await had(brief, tenant, "dead", tokens(60))
+    await asyncio.sleep(0.2)
     used = (await brief.usage(tenant)).window["completion_tokens"]
     assert (used.spent, used.held) == (60, 0)
 
