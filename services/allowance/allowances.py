@@ -5,16 +5,17 @@ any window and what is held now come to no more than the limit. A request sets a
 spend before it starts, and its own budget is cut to that; at its end, what it didn't spend goes
 back. Each call is one Lua script, so atomic, on the server's clock and in integers.
 
-A reservation carries a lease. If its holder dies, whoever looks next settles it: the ledger knows
-what the request had spent, and that stays charged; where the ledger has forgotten, all that was
-held does. Without Redis nobody gets anything (LedgerUnavailable).
+A reservation carries a lease. If its holder dies, whoever looks next settles it, once nothing is
+held in the request's own budget any more: the ledger knows what the request had spent, and that
+stays charged; where the ledger may have forgotten, all that was held does. Without Redis nobody
+gets anything (LedgerUnavailable).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _Name: TypeAlias = Literal["reserve", "renew", "settle", "look"]
 
 _OK, _LAPSED, _REFUSED = range(3)
+_AGAIN_SECONDS = 0.9
+"""When one is looked at again that seems to be dead and isn't known to be."""
 _SETTLINGS = 8
 """So often what dead holders left is settled before one more is tried."""
 
@@ -181,22 +184,44 @@ class Allowances:
             said: Sequence[Any] = await self._run(name, tenant, *words)
             if said[0] != _LAPSED:
                 return said
-            for op in map(_text, said[1:]):
-                await self.settle(tenant, op, await self._spent(op))
+            ago = map(int, said[2::2])
+            await self._settle_all(tenant, dict(zip(map(_text, said[1::2]), ago, strict=True)))
         raise LedgerUnavailable("More requests of this tenant were lost than can be settled now.")
 
-    async def _spent(self, op: str) -> Cost | None:
-        """What a request whose holder died had spent; None where nobody knows any more."""
+    async def _settle_all(self, tenant: Tenant, lapsed: Mapping[str, int]) -> None:
         try:
-            return (await self._ledger.account(op)).spent
-        except UnknownBudget:
-            return None
+            async with asyncio.TaskGroup() as group:
+                for op, ago_ms in lapsed.items():
+                    group.create_task(self._settle_lapsed(tenant, op, ago_ms))
+        except* LedgerUnavailable as away:
+            raise LedgerUnavailable(str(away.exceptions[0])) from away
 
-    async def _run(self, name: _Name, tenant: Tenant, *words: str | int) -> Any:
+    async def _settle_lapsed(self, tenant: Tenant, op: str, ago_ms: int) -> None:
+        """Settle a request whose holder seems to have died, so many milliseconds ago.
+
+        One that the ledger doesn't know hadn't opened its budget, so spent nothing; unless that is
+        so long ago that the ledger has forgotten, when it may have spent all that it held.
+        As long as it holds something of its own budget it may be alive, and spend that: it is
+        looked at again soon. Those leases run out as well, if it isn't.
+        """
+        try:
+            account = await self._ledger.account(op)
+        except UnknownBudget:
+            await self.settle(tenant, op, None if ago_ms > self._ttl_ms / 2 else Cost())
+            return
+        if account.held == Cost():
+            await self.settle(tenant, op, account.spent)
+        else:
+            await self._run("renew", tenant, op, lease_seconds=_AGAIN_SECONDS)
+
+    async def _run(
+        self, name: _Name, tenant: Tenant, *words: str | int, lease_seconds: float | None = None
+    ) -> Any:
         prefix = f"longthink:{{tenant:{tenant.id}}}:"
         limits = tenant.limits or TenantLimits()
         window = limits.window_seconds * 1000
-        times = (window, max(self._ttl_ms, 2 * window), round(self.lease_seconds * 1000))
+        lease = self.lease_seconds if lease_seconds is None else lease_seconds
+        times = (window, max(self._ttl_ms, 2 * window), round(lease * 1000))
         try:
             async with asyncio.timeout(self._patience_seconds):
                 return await self._scripts[name](

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 import httpx
 import psutil
 import schemathesis
@@ -35,6 +35,7 @@ from services.keyring import Keyring
 from services.redis_server import RedisServer
 from services.settings import RedisSettings, ServiceSettings, Settings
 from services.tenants import Tenant, TenantLimits
+from tests.chaos.figures import Figure, tell
 from tests.contract.hostile_bodies import HEADERS, PATHS, monstrous, mutated, request
 
 MODEL = "longthink-reference"
@@ -83,6 +84,12 @@ class Found:
     exposed: list[str] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     """To orders without the token."""
+
+    def __str__(self) -> str:
+        """For whoever watches."""
+        counts = len(self.opened), len(self.broken), len(self.obeyed)
+        return "let in {}, broken {}, obeyed {}".format(*counts)
+
     made: int = 0
 
     def note(self, what: str, status: int, seconds: float) -> None:
@@ -289,16 +296,17 @@ def main() -> int:
         with Service.start(profile, tell=say) as running:
             tenant, operator = asyncio.run(keys(redis.url))
             asked = asyncio.run(sweep(running.url, found))
-            say(f"{asked} requests without a key")
+            say(f"{asked} requests without a key: {found}")
             ports = listening()
             asyncio.run(give_orders(ports, found))
-            say(f"{len(ports)} ports")
+            say(f"{len(ports)} ports: {found}")
+            talk_nonsense(running.url, found)
+            follow_the_schema(running.url, operator, said.examples, found)
+            say(f"{found.made} requests of the schema: {found}")
             began = time.monotonic()
             sent = asyncio.run(attack(running.url, tenant, said.bodies, said.seconds, found))
             took = time.monotonic() - began
-            say(f"{sent} bodies in {took:.0f} s")
-            talk_nonsense(running.url, found)
-            follow_the_schema(running.url, operator, said.examples, found)
+            say(f"{sent} bodies: {found}")
             alive = healthy(running.url, tenant)
     for title, rows in (
         ("let in without a key", found.opened),
@@ -311,13 +319,31 @@ def main() -> int:
     statuses = ", ".join(f"{status} x {count}" for status, count in sorted(found.statuses.items()))
     say(f"statuses: {statuses}")
     say(f"orders without the token: {dict(found.answers)}")
-    sys.stdout.write(
-        f"| hostile | {asked} requests without a key: {len(found.opened)} let in | {sent:,} bodies "
-        f"in {took:.0f} s, {found.made:,} of the schema, {len(RAW)} raw: {len(found.broken)} 5xx "
-        f"or hung, slowest {found.slowest:.1f} s | {len(ports)} ports, {len(found.exposed)} beyond "
-        f"loopback: {len(found.obeyed)} took orders | engine {'alive' if alive else 'DEAD'} |\n"
+    return tell(
+        [
+            Figure(
+                f"every path by every method without a key ({asked} requests)",
+                "none answered",
+                f"{len(found.opened)} answered",
+                held=not found.opened,
+            ),
+            Figure(
+                f"{sent:,} hostile bodies in {took:.0f} s, {found.made:,} of the schema, "
+                f"{len(RAW)} of broken HTTP",
+                "no 5xx, none hung",
+                f"{len(found.broken)}; slowest {found.slowest:.1f} s",
+                held=not found.broken,
+            ),
+            Figure("after that", "engines alive, nothing left", str(alive), held=alive),
+            Figure(
+                f"orders without Ray's token to {len(ports)} ports, {len(found.exposed)} of them "
+                "beyond loopback",
+                "none obeyed",
+                f"{len(found.obeyed)} obeyed",
+                held=not found.obeyed and bool(found.answers["UNAUTHENTICATED"]),
+            ),
+        ]
     )
-    return 0 if alive and not (found.opened or found.broken or found.obeyed) else 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from planner.domain import Budget, Cost, Message, Prices, Query, Sampling
 from planner.effort import Options, settle
 from planner.errors import LedgerUnavailable
-from planner.ports import Commit, Hold
+from planner.ports import Account, Commit, Hold
 from services.allowance import Allowance, Allowances, Need, OverLimit, need
 from services.allowance.need import DIMENSIONS
 from services.budget import RedisLedger
@@ -193,11 +193,56 @@ async def test_what_a_dead_holder_had_comes_back_but_what_it_spent(
     assert (await brief.usage(tenant)).window["completion_tokens"].spent == 35
 
 
-async def test_what_nobody_knows_is_charged_whole(brief: Allowances) -> None:
-    """A dead holder whose budget the ledger has forgotten may have spent all that it held."""
+async def test_one_that_still_holds_of_its_own_budget_is_not_given_up(
+    brief: Allowances, ledger: RedisLedger
+) -> None:
+    """It may be alive, and spend that; when it has let go, it is settled with what it spent."""
+    tenant = anna(completion_tokens=100)
+    held = await had(brief, tenant, "slow", tokens(100))
+    await ledger.open("slow", held.budget)
+    await ledger.hold("slow", (Hold("call", Cost(completion_tokens=60)),))
+    await asyncio.sleep(0.1)
+    assert (await brief.usage(tenant)).window["completion_tokens"].held == 100
+    await ledger.commit("slow", (Commit("call", Cost(completion_tokens=55)),))
+    async with asyncio.timeout(20):
+        while (used := (await brief.usage(tenant)).window["completion_tokens"]).held:
+            await asyncio.sleep(0.05)
+    assert used.spent == 55
+
+
+async def test_a_ledger_out_of_reach_settles_nobody(
+    brief: Allowances, ledger: RedisLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a dead holder had spent can't be known then: whoever looks hears that."""
+
+    async def away(_: str) -> Account:
+        raise LedgerUnavailable("away")
+
     tenant = anna(completion_tokens=100)
     await had(brief, tenant, "dead", tokens(60))
     await asyncio.sleep(0.1)
+    monkeypatch.setattr(ledger, "account", away)
+    with pytest.raises(LedgerUnavailable):
+        await brief.usage(tenant)
+
+
+async def test_one_that_died_before_it_began_pays_nothing(brief: Allowances) -> None:
+    """Its budget was never opened, so nothing was spent of it."""
+    tenant = anna(completion_tokens=100)
+    await had(brief, tenant, "dead", tokens(60))
+    await asyncio.sleep(0.1)
+    used = (await brief.usage(tenant)).window["completion_tokens"]
+    assert (used.spent, used.held) == (0, 0)
+
+
+async def test_what_nobody_knows_is_charged_whole(redis_client: Redis, ledger: RedisLedger) -> None:
+    """A dead holder whose budget the ledger has forgotten may have spent all that it held."""
+    brief = Allowances(
+        redis_client, ledger, lease_seconds=0.05, ttl_seconds=0.05, patience_seconds=20
+    )
+    tenant = anna(completion_tokens=100)
+    await had(brief, tenant, "dead", tokens(60))
+    await asyncio.sleep(0.2)
     used = (await brief.usage(tenant)).window["completion_tokens"]
     assert (used.spent, used.held) == (60, 0)
 

@@ -43,7 +43,7 @@ class Bench:
         self.seconds = seconds
         self.pool = FakePool(self._write, judge=None)
         self.traces = TraceStore(redis)
-        ledger = RedisLedger(redis, patience_seconds=20)
+        ledger = RedisLedger(redis, lease_seconds=lease_seconds, patience_seconds=20)
         self.allowances = Allowances(
             redis, ledger, lease_seconds=lease_seconds, patience_seconds=20
         )

@@ -94,8 +94,18 @@ local function finish(state)
   end
 end
 
-local function lapsed()
-  return redis.call('ZRANGEBYSCORE', prefix .. 'leases', '-inf', now, 'LIMIT', 0, 64)
+-- Operations whose lease ran out, but `mine`, each followed by the milliseconds since then.
+local function lapsed(mine)
+  local dead = {}
+  local found = redis.call('ZRANGEBYSCORE', prefix .. 'leases', '-inf', now, 'WITHSCORES',
+    'LIMIT', 0, 64)
+  for i = 1, #found, 2 do
+    if found[i] ~= mine then
+      dead[#dead + 1] = found[i]
+      dead[#dead + 1] = now - tonumber(found[i + 1])
+    end
+  end
+  return dead
 end
 
 -- What an operation was charged until now, and the end of the slice of the last of it.

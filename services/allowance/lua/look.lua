@@ -1,6 +1,6 @@
 -- How a tenant stands. Answers OK, the vectors spent and held, requests and candidates at a time,
 -- and by dimension the milliseconds until some of it, and all of it, doesn't count any more ("-"
--- where nothing was spent); or LAPSED and the operations to be settled first.
+-- where nothing was spent); or LAPSED and what is to be settled first (see `lapsed`).
 
 local dead = lapsed()
 if #dead > 0 then

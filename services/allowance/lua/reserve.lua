@@ -4,8 +4,8 @@
 --
 -- Of a dimension that is soft, of which the request itself said nothing, it gets half of what is
 -- left if that does, so that others can run beside it. An operation that holds already keeps that.
--- Answers OK, the vector granted, candidates at a time, the vector left; LAPSED and operations to be
--- settled first; or REFUSED, by which limit, and milliseconds until there is more ("" if never).
+-- Answers OK, the vector granted, candidates at a time, the vector left; LAPSED and what is to
+-- be settled first (see `lapsed`); or REFUSED, by which limit, and milliseconds until there is more ("" if never).
 
 local op = ARGV[FIRST]
 local asked, least = parse(ARGV[FIRST + 1]), parse(ARGV[FIRST + 2])
@@ -14,12 +14,7 @@ local limits = parse(ARGV[FIRST + 5])
 local most_requests, most_at_once = tonumber(ARGV[FIRST + 6]), tonumber(ARGV[FIRST + 7])
 local interval, burst = tonumber(ARGV[FIRST + 8]), tonumber(ARGV[FIRST + 9])
 
-local dead = lapsed()
-for i = #dead, 1, -1 do
-  if dead[i] == op then
-    table.remove(dead, i) -- it is taken up again
-  end
-end
+local dead = lapsed(op) -- its own is taken up again
 if #dead > 0 then
   return { LAPSED, unpack(dead) }
 end
