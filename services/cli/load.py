@@ -144,6 +144,7 @@ def load(
     from services.cli.running import own_output, service  # noqa: PLC0415
     from services.cli.soaking import sighted  # noqa: PLC0415
     from services.client import KEY  # noqa: PLC0415
+    from services.loading.jobs import Jobs  # noqa: PLC0415
     from services.loading.plan import Plan  # noqa: PLC0415
 
     plan = Plan.of(
@@ -165,6 +166,7 @@ def load(
         grace=grace,
         seed=seed,
     )
+    Jobs(plan)  # refuses a split that there is none of, before anything is started
     told = Console(stderr=True)
     with own_output() as output:
         with ExitStack() as parts:

@@ -84,8 +84,8 @@ class Swarm:
         """Raises LoadError where there is no locust."""
         if find_spec("locust") is None:
             raise LoadError(
-                "Load is made by locust, which isn't installed: `pip install 'longthink[load]'`, "
-                "or `make setup` in a checkout, brings it."
+                "Load is made by locust, which isn't installed: `make setup` brings it, and so does "
+                "`pip install locust`."
             )
         self.records: list[Sent] = []
         self.seconds = 0.0
