@@ -38,8 +38,8 @@ def load(
         typer.Option(
             min=1,
             metavar="N",
-            help="A closed loop: N users, each of whom asks again once there is an answer. 4 where "
-            "neither this nor --rate is given.",
+            help="A closed loop: N users, each of whom asks again once there is an answer, and "
+            "about a second after a refusal. 4 where neither this nor --rate is given.",
         ),
     ] = None,
     burst: Annotated[
@@ -144,6 +144,7 @@ def load(
     from services.cli.running import own_output, service  # noqa: PLC0415
     from services.cli.soaking import sighted  # noqa: PLC0415
     from services.client import KEY  # noqa: PLC0415
+    from services.loading.jobs import Jobs  # noqa: PLC0415
     from services.loading.plan import Plan  # noqa: PLC0415
 
     plan = Plan.of(
@@ -165,18 +166,23 @@ def load(
         grace=grace,
         seed=seed,
     )
+    Jobs(plan)  # refuses a split that there is none of, before anything is started
     told = Console(stderr=True)
-    with own_output() as output:
-        with ExitStack() as parts:
-            sight, assigned = None, list(assignments or ())
-            if soak:
-                sight, assigned = parts.enter_context(sighted(url, pid, profile, assigned))
-            address = parts.enter_context(service(url, profile, assigned, told))
-            loaded = run(plan, address, told, sight)
-        loaded.publish(out)
-        if format is Format.JSON:
-            output.write(in_json(loaded) + "\n")
-        else:
-            show(loaded, out, Console(file=output))
+    try:
+        with own_output() as output:
+            with ExitStack() as parts:
+                sight, assigned = None, list(assignments or ())
+                if soak:
+                    sight, assigned = parts.enter_context(sighted(url, pid, profile, assigned))
+                address = parts.enter_context(service(url, profile, assigned, told))
+                loaded = run(plan, address, told, sight)
+            loaded.publish(out)
+            if format is Format.JSON:
+                output.write(in_json(loaded) + "\n")
+            else:
+                show(loaded, out, Console(file=output))
+    except KeyboardInterrupt:
+        told.print("Interrupted before there was anything to tell.", style="yellow")
+        raise typer.Exit(130) from None
     if not loaded.sound:
         raise typer.Exit(1)

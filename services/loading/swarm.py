@@ -10,6 +10,7 @@ comes to exactly one line.
 from __future__ import annotations
 
 import json
+import random
 import signal
 import sys
 import time
@@ -29,6 +30,9 @@ from services.loading.plan import Plan
 from services.loading.sent import End
 
 _TICK_SECONDS = 1.0
+_IN_VAIN = (End.REFUSED, End.FAILED)
+_PAUSE_SECONDS = (0.5, 1.5)
+"""Before a user asks again who got no answer: nobody hammers at a door that is shut."""
 _LEAST_PATIENCE = 600.0
 """Seconds that a client without a deadline waits."""
 
@@ -66,10 +70,11 @@ class Swarm:
         self._flying.kill(block=False)
 
     def ask_next(self) -> None:
-        """As one user does: ask, and wait for the answer."""
+        """As one user does: ask, wait for the answer, and for a while where there was none."""
         if self._over.is_set():
             raise StopUser
-        self._send(self._now()).join()
+        if self._send(self._now()).get() in _IN_VAIN:
+            self._over.wait(timeout=random.uniform(*_PAUSE_SECONDS))
 
     def ask_on_time(self) -> None:
         """As all the world does: ask when it is time to, whatever has become of what was asked."""
@@ -80,10 +85,10 @@ class Swarm:
             self._send(due)
         raise StopUser
 
-    def _send(self, due: float) -> gevent.Greenlet[..., None]:
+    def _send(self, due: float) -> gevent.Greenlet[..., End]:
         return self._flying.spawn(self._exchange, due)
 
-    def _exchange(self, due: float) -> None:
+    def _exchange(self, due: float) -> End:
         job = self._jobs.job(self._places)
         self._places += 1
         body = self._jobs.body(job, self._model)
@@ -94,6 +99,7 @@ class Swarm:
         except gevent.GreenletExit:
             sent = exchange.ended(End.UNFINISHED)
         _tell(sent=sent.in_json())
+        return sent.end
 
     def _tick(self) -> None:
         while True:

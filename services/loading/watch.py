@@ -98,6 +98,7 @@ class Watch:
         self.others: set[int] = set()
 
     def __enter__(self) -> Self:
+        self._looking = False
         self._thread.start()
         return self
 

@@ -148,3 +148,12 @@ async def test_a_service_that_fails_is_told_of(tmp_path: Path) -> None:
     assert told["refusals"][0]["code"] == "workers_unavailable"
     assert told["refusals"][0]["without_retry_after"] == 0
     assert told["failures"][0][0].startswith("500: ")
+
+
+async def test_users_who_are_refused_wait(tmp_path: Path) -> None:
+    """They don't ask again at once, however soon they were refused."""
+    async with serving(stage=Stage(reasoner=ScriptedReasoner(refusal=WorkersUnavailable()))) as one:
+        options = ("--users", "2", "--seconds", "2", "--stream", "0")
+        code, told, _ = await ended(await command(one, tmp_path, *options))
+    assert code == 0
+    assert 2 <= told["together"]["refused"] <= 10
