@@ -196,7 +196,7 @@ class AdmissionSettings(Section):
     least_fill: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Part of those candidates that always may be under way."""
 
-    def rules(self, candidates: int, edges: int) -> Rules:
+    def rules(self, candidates: int, edges: int = 1) -> Rules:
         """These, for one of so many edges, before engines that can work on so many candidates."""
         said = self.model_dump(exclude={"fill", "queue_requests"})
         queue = -(-self.queue_requests // edges)
