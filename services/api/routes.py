@@ -83,8 +83,8 @@ def health(ready: Ready, *, limits: Limits, lobby: Lobby) -> APIRouter:
         """
         if lobby.closing:
             reason = "The service is being stopped and takes nothing new."
-            body = {"status": "draining", "reason": reason}
-            return JSONResponse(body, HTTPStatus.SERVICE_UNAVAILABLE)
+            draining = {"status": "draining", "reason": reason}
+            return JSONResponse(draining, HTTPStatus.SERVICE_UNAVAILABLE)
         engines = await _engines(ready, limits.probe_seconds)
         missing = sorted(name for name, answers in engines.items() if not answers)
         if engines and not missing:
