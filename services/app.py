@@ -13,8 +13,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -37,12 +38,14 @@ from services.admission import Admission
 from services.allowance import Allowances
 from services.api.app import build
 from services.api.limits import Limits
+from services.api.lobby import Lobby
 from services.budget import RedisLedger, connect
 from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
 from services.gate import Gate
 from services.idempotency import Keys
 from services.keyring import Keyring
+from services.leftovers import Scratch, SharedMemory, descendants
 from services.observed import ObservedLedger, ObservedPool
 from services.once import Once
 from services.outlook import OutlookStore
@@ -91,6 +94,10 @@ _TOKENS = "RAY_AUTH_MODE"
 """The variable that says whether Ray takes orders only from who has its token. Its ports, and those
 of Serve's replicas, listen on all addresses and unpickle what they are sent."""
 
+_LAST_SECONDS = 2.0
+"""So long before the end of the grace period requests end with the best they have."""
+_POLL_SECONDS = 0.2
+"""How often it is looked whether the process was told to end."""
 _OBJECT_STORE_BYTES = 100 << 20
 """Nothing large passes between the processes: Ray's least is plenty."""
 
@@ -169,6 +176,8 @@ class Edge:
             allowances=self._allowances,
             second_tries=SecondTries(settings.service.hedge_share),
         )
+        self._lobby = Lobby()
+        self._hurry = asyncio.Event()
         self._gate = Gate(
             Admission(settings.rules()),
             watcher=self._telemetry,
@@ -201,6 +210,7 @@ class Edge:
             usage=self._allowances.usage,
             meterable=self._meterable,
             gate=self._gate,
+            lobby=self._lobby,
         )
 
     async def counters(self) -> dict[str, dict[str, int]]:
@@ -208,14 +218,27 @@ class Edge:
         return await self._pool.counters()
 
     async def drain(self, seconds: float) -> None:
-        """End all requests with the best they have, in at most so long."""
-        await self._reasoner.drain(seconds)
+        """Take nothing new, let what is under way come to its end, and see it answered.
+
+        All of it in at most so long: what has not ended a little before that is ended with the best
+        it has.
+        """
+        self._lobby.closing = True
+        self._gate.close()
+        last = min(_LAST_SECONDS, seconds / 2)
+        await self._reasoner.finished(seconds - last, self._hurry)
+        await self._reasoner.drain(last / 2)
+        await self._lobby.emptied(last / 2)
         await self._verifier.close()
         if self._telemetry.spans is not None:
             # A collector that is gone must not hold up the end.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_SPANS_SECONDS):
                     await asyncio.to_thread(self._telemetry.spans.shutdown)
+
+    async def hurry(self) -> None:
+        """End what is under way with the best it has, now."""
+        self._hurry.set()
 
     async def _ready(self) -> dict[str, bool]:
         return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}
@@ -247,6 +270,7 @@ class Service:
         self._application = application
         self._over = threading.Event()
         self._wake = threading.Event()
+        self._at_once = threading.Event()
 
     @classmethod
     def start(
@@ -267,6 +291,8 @@ class Service:
             if redis_url is None:
                 tell("Redis: starting an embedded redis-server")
                 redis_url = parts.enter_context(RedisServer()).url
+            if settings.ray.address is None:
+                parts.enter_context(Scratch())
             tell(f"Ray: {_where(settings)}")
             parts.enter_context(_Ray(settings, logs=logs))
             if os.environ.get(_TOKENS) != "token":
@@ -277,15 +303,18 @@ class Service:
             port = settings.service.port or _free_port(settings.service.host)
             application = _Application(settings, redis_url, port, calibration)
             handle = parts.enter_context(application).handle
-            parts.callback(_drain, handle, settings.service.grace_seconds)
-            return cls(settings, settings.service.url(port), parts.pop_all(), application)
+            service = cls(settings, settings.service.url(port), parts, application)
+            parts.callback(_drain, service, handle)
+            service._parts = parts.pop_all()
+            return service
         raise AssertionError("unreachable")
 
     def wait(self, replace: Callable[[], None] | None = None) -> None:
         """Return when the process is told to end by SIGINT or SIGTERM, or `stop` was called.
 
         On SIGHUP it calls `replace`, by default its own, and goes on; but where that came as the
-        terminal was closed, it returns.
+        terminal was closed, it returns. Under load, a wait without an end was seen not to be woken
+        by a signal for 15 seconds, so it looks by itself.
         """
         terminal = _at_terminal()
         handlers = {
@@ -295,7 +324,9 @@ class Service:
         }
         before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
         try:
-            while self._wake.wait():
+            while True:
+                if not self._wake.wait(_POLL_SECONDS):
+                    continue
                 self._wake.clear()
                 if self._over.is_set() or (terminal and not _at_terminal()):
                     return
@@ -319,12 +350,35 @@ class Service:
         self._wake.set()
 
     def stop(self) -> None:
-        """End requests in flight with the best they have, then stop all that was started.
+        """Take nothing new, see requests in flight answered, then stop all that was started.
 
-        Idempotent.
+        They have `service.grace_seconds`, and then end with the best they have; at once when the
+        process is told to end once more. Idempotent.
         """
         self._end()
-        self._parts.close()
+        with self._impatient():
+            self._parts.close()
+
+    @property
+    def impatient(self) -> bool:
+        """Whether the process was told to end once more while it did."""
+        return self._at_once.is_set()
+
+    @contextmanager
+    def _impatient(self) -> Iterator[None]:
+        """While inside, a signal to end means at once. Only a main thread hears of signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            one: signal.signal(one, lambda *_: self._at_once.set())
+            for one in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
     def __enter__(self) -> Self:
         return self
@@ -341,6 +395,7 @@ class _Ray:
         self._logs = logs
 
     def __enter__(self) -> None:
+        self._others = descendants(os.getpid())
         os.environ.update(_ENVIRONMENT)
         address = self._settings.ray.address
         if address is None:
@@ -378,7 +433,10 @@ class _Ray:
                 return
 
     def __exit__(self, *exception: object) -> None:
+        shared = SharedMemory(self._others)
         ray.shutdown()
+        if self._settings.ray.address is None:
+            shared.remove()
 
 
 class _Application:
@@ -446,10 +504,21 @@ class _Application:
             serve.delete(APPLICATION)
 
 
-def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
+def _drain(service: Service, handle: DeploymentHandle[Any]) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
-    with suppress(RayError, RayServeException, TimeoutError):
-        handle.broadcast("drain", seconds).results(timeout_s=seconds + 1)
+    until = time.monotonic() + service.settings.service.grace_seconds + 1
+    hurried = False
+    with suppress(RayError, RayServeException):
+        drained = handle.broadcast("drain", service.settings.service.grace_seconds)
+        while time.monotonic() < until:
+            with suppress(TimeoutError):
+                drained.results(timeout_s=_POLL_SECONDS)
+                return
+            if service.impatient and not hurried:
+                with suppress(TimeoutError):
+                    handle.broadcast("hurry").results(timeout_s=_POLL_SECONDS)
+                hurried = True
+                until = min(until, time.monotonic() + _LAST_SECONDS + 1)
 
 
 def _at_terminal() -> bool:

@@ -566,6 +566,7 @@ class Driver:
             stream=stream,
             top_logprobs=TOP if self._search.needs_logprobs else 0,
             cache_salt=self._cache_salt,
+            priority=self._priority,
         )
 
     def _landed(self, flight: Flight, made: messages.Generated) -> None:

@@ -497,6 +497,21 @@ class Reasoner:
         """The run with this trace, while it is under way in this process."""
         return next((run for run in self._runs.values() if run.trace.id == trace_id), None)
 
+    async def finished(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Return when no run is under way, so many seconds have passed, or `hurry` is set."""
+        waiting = asyncio.create_task(hurry.wait())
+        until = asyncio.get_running_loop().time() + seconds
+        try:
+            while self._runs and not hurry.is_set():
+                left = until - asyncio.get_running_loop().time()
+                if left <= 0:
+                    return
+                await asyncio.wait(
+                    (waiting, *self._runs), timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            waiting.cancel()
+
     async def drain(self, seconds: float) -> None:
         """End every run with the best it has, and wait for them for at most so long."""
         for run in list(self._runs.values()):

@@ -87,8 +87,8 @@ class ServiceSettings(Section):
     """Length of one candidate, in tokens, where a request names none and the context allows it."""
 
     grace_seconds: NotNegative = 20.0
-    """When the service is stopped, requests in flight end at once with the best they have so far.
-    Those that have not been answered after so many seconds are cut off."""
+    """When the service is stopped, it takes nothing new, and requests in flight have so many
+    seconds. What hasn't ended two seconds before that is answered with the best it has."""
 
     replicas: Positive = 1
     """How many processes take requests and drive their searches. With two or more, requests go on
@@ -196,10 +196,11 @@ class AdmissionSettings(Section):
     least_fill: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Part of those candidates that always may be under way."""
 
-    def rules(self, candidates: int) -> Rules:
-        """These, for engines that can work on so many candidates at once."""
-        said = self.model_dump(exclude={"fill"})
-        return Rules(capacity=self.fill * candidates, **said)
+    def rules(self, candidates: int, edges: int = 1) -> Rules:
+        """These, for one of so many edges, before engines that can work on so many candidates."""
+        said = self.model_dump(exclude={"fill", "queue_requests"})
+        queue = -(-self.queue_requests // edges)
+        return Rules(capacity=self.fill * candidates / edges, queue_requests=queue, **said)
 
 
 class EngineSettings(Section):
@@ -494,8 +495,12 @@ class Settings(Section):
         return max(engine.silence_seconds for engine in self.engines().values())
 
     def rules(self) -> Rules:
-        """What admission goes by: the candidates are those that all generators work on."""
-        return self.admission.rules(self.generator.replicas * self.generator.max_num_seqs)
+        """What admission goes by in each edge, which has its part of what the generators can do.
+
+        Requests come to all edges alike, so each knows enough by what it sees itself.
+        """
+        candidates = self.generator.replicas * self.generator.max_num_seqs
+        return self.admission.rules(candidates, self.service.replicas)
 
     def price_table(self) -> Prices:
         """The prices as the budget counts them."""

@@ -20,7 +20,7 @@ class Generator(EngineReplica):
     """Samples continuations, all of a batch side by side."""
 
     def __init__(self, options: GeneratorOptions) -> None:
-        super().__init__(options, scheduling_policy="priority")
+        super().__init__(options)
         self._sampling = importlib.import_module("workers.sampling")
         self._sampler: Sampler = self._sampling.Sampler(self._llm, self._worker)
 

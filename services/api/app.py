@@ -31,6 +31,7 @@ from services.api.errors import ApiError, answer, told
 from services.api.key import HEADER
 from services.api.limits import Limits
 from services.api.live import Store, Traces
+from services.api.lobby import Lobby
 from services.api.routes import EngineMetrics, Ready, Usages
 from services.api.schema import ChatRequest
 from services.api.traced import Traced, trace_id
@@ -58,6 +59,7 @@ def build(
     usage: Usages | None = None,
     meterable: Callable[[], None] = lambda: None,
     gate: Gate | None = None,
+    lobby: Lobby | None = None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
@@ -65,11 +67,13 @@ def build(
     answers what has an `Idempotency-Key`; without it, no key is taken. `find` knows the API keys;
     without it whoever comes is the local tenant. `usage` says how a tenant stands. `meterable`
     raises LedgerUnavailable while nothing can be metered, so that nothing is begun. `gate` is what
-    requests wait before; without one, all begin at once.
+    requests wait before; without one, all begin at once. `lobby` knows who is being answered, for
+    whoever stops the service.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
     gate = gate or Gate(Admission())
+    lobby = lobby or Lobby()
     app = FastAPI(
         title="longthink",
         description="Test-time compute behind the OpenAI API.",
@@ -82,13 +86,13 @@ def build(
         app.add_middleware(Auth, find=find, retry_seconds=limits.retry_seconds)
     if telemetry.spans is not None:
         app.add_middleware(Traced, spans=telemetry.spans, request_id=_ID)
-    app.add_middleware(Envelope, telemetry=telemetry, refuse=refuse)
+    app.add_middleware(Envelope, telemetry=telemetry, refuse=refuse, lobby=lobby)
     app.include_router(routes.models(model_name))
-    app.include_router(routes.health(ready, limits=limits))
+    app.include_router(routes.health(ready, limits=limits, lobby=lobby))
     app.include_router(
         routes.observed(ready, engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
     )
-    app.include_router(routes.traces(Traces(reasoner, traces, limits)))
+    app.include_router(routes.traces(Traces(reasoner, traces, limits, over=lobby.over)))
     if usage is not None:
         app.include_router(routes.budget(usage, limits=limits))
     app.include_router(page.page())
@@ -115,11 +119,17 @@ class Envelope:
     """What every request gets: an id on its response and its log lines, and an answer at all."""
 
     def __init__(
-        self, app: ASGIApp, *, telemetry: Telemetry, refuse: Callable[[Exception], ApiError]
+        self,
+        app: ASGIApp,
+        *,
+        telemetry: Telemetry,
+        refuse: Callable[[Exception], ApiError],
+        lobby: Lobby,
     ) -> None:
         self._app = app
         self._telemetry = telemetry
         self._refuse = refuse
+        self._lobby = lobby
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application does."""
@@ -133,11 +143,14 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("x-request-id", request_id)
+                if self._lobby.closing:
+                    headers["connection"] = "close"
             await send(message)
 
         ids = {"request_id": request_id, "trace_id": trace_id(scope, request_id)}
-        with bound_contextvars(**ids, **_clients_id(scope)):
+        with self._lobby.visit(), bound_contextvars(**ids, **_clients_id(scope)):
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception as error:

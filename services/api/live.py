@@ -86,7 +86,11 @@ class Traces:
     To a tenant that may not see a trace, there is no such trace.
     """
 
-    def __init__(self, reasoner: Reasoner, store: Store, limits: Limits) -> None:
+    def __init__(
+        self, reasoner: Reasoner, store: Store, limits: Limits, *, over: asyncio.Event
+    ) -> None:
+        """Streams end when `over` is set, as their service does."""
+        self._over = over
         self._reasoner = reasoner
         self._store = store
         self._limits = limits
@@ -118,7 +122,7 @@ class Traces:
         if source.over and not first and after >= 0:
             # What an EventSource that lost its connection after the end takes for an end.
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        return Feed(_feed(source, first, after, self._limits.heartbeat_seconds))
+        return Feed(_feed(source, first, after, self._limits.heartbeat_seconds), self._over)
 
     async def end(self, trace_id: str, tenant: Tenant) -> None:
         """End a search early. Raises ApiError: 404, 409 if it is over, 503."""
@@ -180,25 +184,34 @@ class Feed(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None], over: asyncio.Event) -> None:
         # No proxy may hold it back, and no cache may keep it.
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._chunks = chunks
+        self._over = over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application does."""
         sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_disconnect(receive))
+        ending = [
+            asyncio.create_task(_disconnect(receive)),
+            asyncio.create_task(self._over.wait()),
+        ]
         try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, *ending), return_when=asyncio.FIRST_COMPLETED)
         finally:
             sending.cancel()
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
             # Some servers raise OSError when there is nobody to send to.
             with suppress(OSError, asyncio.CancelledError):
                 await sending
+        if self._over.is_set() and sending.cancelled():
+            # As a whole response, so that the client asks for the rest elsewhere.
+            with suppress(OSError):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:

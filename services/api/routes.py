@@ -21,6 +21,7 @@ from services.api.errors import invalid, unavailable
 from services.api.exposition import CONTENT_TYPE, merge
 from services.api.limits import Limits
 from services.api.live import Traces, told, unknown
+from services.api.lobby import Lobby
 from services.api.schema import unknown_model
 from services.api.standing import standing
 from services.recent import MOST
@@ -66,7 +67,7 @@ def models(model: str) -> APIRouter:
     return routes
 
 
-def health(ready: Ready, *, limits: Limits) -> APIRouter:
+def health(ready: Ready, *, limits: Limits, lobby: Lobby) -> APIRouter:
     """Whether the service is up, and whether it can answer."""
     routes = APIRouter(tags=["health"])
 
@@ -77,7 +78,13 @@ def health(ready: Ready, *, limits: Limits) -> APIRouter:
 
     @routes.get("/health/ready")
     async def is_ready() -> Response:
-        """200 once every engine answers; until then 503, and what is missing."""
+        """200 once every engine answers; until then 503, and what is missing. 503 again from the
+        moment when the service is told to stop.
+        """
+        if lobby.closing:
+            reason = "The service is being stopped and takes nothing new."
+            draining = {"status": "draining", "reason": reason}
+            return JSONResponse(draining, HTTPStatus.SERVICE_UNAVAILABLE)
         engines = await _engines(ready, limits.probe_seconds)
         missing = sorted(name for name, answers in engines.items() if not answers)
         if engines and not missing:

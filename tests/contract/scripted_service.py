@@ -19,6 +19,7 @@ from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vot
 from planner.effort import Options, settle
 from services.api import Limits, build
 from services.api.auth import Find
+from services.api.lobby import Lobby
 from services.api.routes import Usages
 from services.gate import Gate
 from services.idempotency import Lease
@@ -224,6 +225,7 @@ class Stage:
     meterable: Callable[[], None] = lambda: None
     usage: Usages | None = None
     gate: Gate | None = None
+    lobby: Lobby = field(default_factory=Lobby)
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -240,6 +242,7 @@ class Stage:
             meterable=self.meterable,
             usage=self.usage,
             gate=self.gate,
+            lobby=self.lobby,
         )
 
     async def _ready(self) -> dict[str, bool]:

@@ -287,6 +287,33 @@ async def test_calls_for_one_http_request_are_told_apart(pool: ServePool) -> Non
         await asyncio.create_task(ask())
 
 
+@pytest.mark.parametrize(("priority", "first"), [(-5, True), (10**13, False)])
+async def test_a_call_of_lower_priority_goes_first(
+    pool: ServePool, priority: int, first: bool
+) -> None:
+    """It overtakes those that wait in the engine; one of a higher priority waits for them all."""
+    ask = await asking(pool)
+    others = tuple(ask(40, priority=0) for _ in range(2 * QUEUE - 80))
+    ended: list[str] = []
+
+    async def listen(batch: tuple[Generate, ...]) -> None:
+        async for event in pool.generate(batch):
+            if isinstance(event, Generated):
+                assert event.finish in ("length", "stop"), event.error
+                ended.append(event.id)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(listen(others))
+        async with asyncio.timeout(30):
+            while (await totals(pool))["waiting"] < len(others) // 2:
+                await asyncio.sleep(0.01)
+        call = ask(2, priority=priority)
+        group.create_task(listen((call,)))
+    after = len(ended) - 1 - ended.index(call.id)
+    # The other engine may be behind, on a machine where both share the cores.
+    assert (after > len(others) // 3) if first else (after < len(others) // 4)
+
+
 async def test_a_full_engine_refuses_at_once(pool: ServePool) -> None:
     """Beyond what an engine takes in, calls fail as lost: another worker might take them."""
     ask = await asking(pool)

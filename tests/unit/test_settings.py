@@ -327,3 +327,12 @@ def test_every_setting_is_described() -> None:
     assert defaults["redis.url"] == "none"
     assert defaults["generator.extra"] == "{}"
     assert defaults["service.port"] == "8000"
+
+
+def test_each_edge_admits_its_part() -> None:
+    """Of what all generators work on at once, and of the queue; no place is lost by rounding."""
+    assignments = ["generator.replicas=3", "service.replicas=2", "admission.queue_requests=5"]
+    rules = load(None, [*assignments, "admission.fill=2"], {}).rules()
+    assert rules.capacity == 2 * 3 * 64 / 2
+    assert rules.queue_requests == 3
+    assert Settings().rules().capacity == 64
