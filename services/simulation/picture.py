@@ -44,6 +44,8 @@ def draw(found: Sequence[Figures], folder: Path, *, title: str) -> Path:
 
 
 def _fill_goodput(axes: Axes, lines: Mapping[int, Sequence[Figures]]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415
+
     offered = [one.offered for points in lines.values() for one in points if one.offered]
     ends = (min(offered, default=1.0) / 1.4, max(offered, default=1.0) * 1.4)
     axes.plot(ends, ends, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -62,8 +64,10 @@ def _fill_goodput(axes: Axes, lines: Mapping[int, Sequence[Figures]]) -> None:
     axes.set_yscale("log")
     axes.set_xlim(*ends)
     axes.set_ylim(*ends)
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.yaxis.set_major_formatter("{x:,g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] < 100 * ends[0] else (1,)))
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("offered, requests a second", color=INK)
     axes.set_ylabel("answered in time, requests a second", color=INK)
     axes.grid(color="#EBEBEB", linewidth=0.8)
@@ -71,12 +75,15 @@ def _fill_goodput(axes: Axes, lines: Mapping[int, Sequence[Figures]]) -> None:
 
 
 def _fill_cost(axes: Axes, lines: Mapping[int, Sequence[Figures]]) -> None:
+    from matplotlib.ticker import FixedLocator  # noqa: PLC0415
+
     costs = {workers: mean([one.own_ms for one in points]) for workers, points in lines.items()}
     axes.plot(list(costs), list(costs.values()), color=INK, marker="o", markersize=5, linewidth=1.6)
     axes.set_xscale("log")
     axes.set_ylim(0, 1.3 * max(costs.values(), default=1.0) or 1.0)
-    axes.xaxis.set_major_formatter("{x:,g}")
     axes.minorticks_off()
+    axes.xaxis.set_major_locator(FixedLocator(list(costs)))
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel("workers", color=INK)
     axes.set_ylabel("planner and driver, CPU ms a candidate", color=INK)
     axes.grid(axis="y", color="#EBEBEB", linewidth=0.8)

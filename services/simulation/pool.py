@@ -7,6 +7,7 @@ own, as each process of the service has, with its own view of who is busy and wh
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,10 @@ class Workers:
 class SimulatedPool:
     """`workers.ports.Pool` of one orchestrator."""
 
-    def __init__(self, workers: Workers, orchestrator: Orchestrator) -> None:
+    def __init__(
+        self, workers: Workers, orchestrator: Orchestrator, dice: random.Random | None = None
+    ) -> None:
+        """`dice` draws the order in which it meets the engines: not all begin with the same."""
         self._workers = workers
         self._orchestrator = orchestrator
         self._watch = workers.watch
@@ -83,8 +87,8 @@ class SimulatedPool:
         self._running: dict[str, Call] = {}
         model = workers.model
         self._crews = {
-            Generate: _Crew.of(workers.generators, model.generator),
-            Grade: _Crew.of(workers.rewards, model.reward),
+            Generate: _Crew.of(workers.generators, model.generator, dice),
+            Grade: _Crew.of(workers.rewards, model.reward, dice),
         }
 
     @property
@@ -227,9 +231,11 @@ class _Crew:
     way: float
 
     @classmethod
-    def of(cls, engines: Collection[str], model: EngineModel | None) -> _Crew:
+    def of(
+        cls, engines: Collection[str], model: EngineModel | None, dice: random.Random | None
+    ) -> _Crew:
         homes = Homes(max(1, len(engines)))
-        for name in engines:
+        for name in engines if dice is None else dice.sample(list(engines), len(engines)):
             homes.settle(name, (), name)
         return cls(homes, Counter(), 0.0 if model is None else model.batch_seconds / 2)
 

@@ -158,7 +158,7 @@ class Service:
 
     def _reasoner(self, workers: Workers, orchestrator: Orchestrator) -> Reasoner:
         return Reasoner(
-            SimulatedPool(workers, orchestrator),
+            SimulatedPool(workers, orchestrator, self._dice),
             self._ledger,
             NoTraces(),
             Manner(step_delimiter=DELIMITER, lease_seconds=30),
