@@ -47,9 +47,12 @@ class Client:
         url: str,
         *,
         key: str | None = None,
+        tries: int = _TRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """What is refused for the moment only is asked `tries` times."""
         key = key or os.environ.get(KEY)
+        self._tries = tries
         self.url = url.rstrip("/").removesuffix("/v1")
         self._http = httpx.AsyncClient(
             base_url=self.url,
@@ -162,7 +165,7 @@ class Client:
             await response.aread()
             await response.aclose()
             attempt += 1
-            if body is None or attempt == _TRIES or not _later(response):
+            if body is None or attempt == self._tries or not _later(response):
                 told = _told(_parsed(response.content)) or f"HTTP status {response.status_code}"
                 if response.status_code == httpx.codes.UNAUTHORIZED:
                     told = f"{told} Put your key into the variable {KEY}."
@@ -206,7 +209,7 @@ def _wait(response: httpx.Response, attempt: int) -> float:
     try:
         asked = float(response.headers["retry-after-ms"]) / 1000
     except (KeyError, ValueError):
-        asked = 0.125 * 2**attempt
+        asked = 0.125 * 2 ** min(attempt, 10)
     return min(_LONGEST_WAIT, asked) * random.uniform(1.0, 1.5)
 
 
