@@ -110,6 +110,14 @@ def test_two_that_agree_but_score_badly_are_not(score: float) -> None:
     assert under.progress()[0] == 4
 
 
+def test_who_can_pay_for_a_few_samples_has_them_side_by_side() -> None:
+    """Nothing that they would show leaves enough to go on with."""
+    few = auto(tokens=490, likely=100)
+    assert len(few.ask(100)) == 4  # unanimous, they would satisfy the rule
+    more = auto(tokens=500, likely=100)
+    assert len(more.ask(100)) == 2
+
+
 def test_who_may_take_many_samples_sees_two_more_before_a_plan() -> None:
     """One of two that differ may just have been unlucky: that is cheap to find out."""
     numbers = iter(["7", "8"])
