@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _Name: TypeAlias = Literal["reserve", "renew", "settle", "look"]
 
 _OK, _LAPSED, _REFUSED = range(3)
-_AGAIN_SECONDS = 0.9
+_AGAIN_SECONDS = 0.5
 """When one is looked at again that seems to be dead and isn't known to be."""
 _SETTLINGS = 8
 """So often what dead holders left is settled before one more is tried."""

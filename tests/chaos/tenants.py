@@ -31,7 +31,7 @@ from services.tenants import Tenant, TenantLimits
 from tests.chaos.figures import Figure, tell
 from tests.contract.test_tenants import Bench
 
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 5.0
 AT_ONCE = 6
 LIMITS = TenantLimits(
     window_seconds=3600,
