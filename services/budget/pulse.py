@@ -150,14 +150,17 @@ class Pulse:
         until, error = loop.time() + self._half, _Unanswered("")
         for _ in range(2):
             asking = asyncio.ensure_future(self._ask())
-            await asyncio.wait((asking,), timeout=until - loop.time())
-            if not asking.done():
-                # Where it is this process that was held up, the answer is there by now.
-                await asyncio.wait((asking,), timeout=self._half / 4)
-            if not asking.done():
+            try:
+                await asyncio.wait((asking,), timeout=until - loop.time())
+                if not asking.done():
+                    # Where it is this process that was held up, the answer is there by now.
+                    await asyncio.wait((asking,), timeout=self._half / 4)
+                if not asking.done():
+                    return _Unanswered(f"Redis doesn't answer within {2 * self._half:g} s.", True)
+            finally:
+                asking.add_done_callback(_seen)
                 asking.cancel()
                 await asyncio.wait((asking,))
-                return _Unanswered(f"Redis doesn't answer within {2 * self._half:g} s.", True)
             found = asking.exception()
             if found is None:
                 return None
@@ -196,7 +199,7 @@ def _pauses() -> Iterator[float]:
         longest = min(_LONGEST_PAUSE, longest * 1.6)
 
 
-def _seen(task: asyncio.Task[None]) -> None:
+def _seen(task: asyncio.Future[None]) -> None:
     """Nobody needs to hear that a connection broke while it was closed."""
     if not task.cancelled():
         task.exception()
