@@ -21,8 +21,8 @@ from contextlib import suppress
 from typing import Protocol
 
 import structlog
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Broken
-from redis.exceptions import RedisError, ResponseError
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -166,14 +166,15 @@ class Pulse:
                 return None
             if not isinstance(found, (RedisError, OSError)):
                 raise found
-            error = _Unanswered(f"{type(found).__name__}: {found}")
-            if isinstance(found, ResponseError) or loop.time() >= until:
+            said = isinstance(found, (ResponseError, BusyLoadingError, AuthenticationError))
+            error = _Unanswered(f"{type(found).__name__}: {found}", silent=not said)
+            if said or loop.time() >= until:
                 break
         return error
 
 
 class _Unanswered(Exception):
-    """Why Redis can't be used; `silent` if it said nothing."""
+    """Why Redis can't be used; `silent` if it didn't say so itself: others may have heard of it."""
 
     def __init__(self, why: str, silent: bool = False) -> None:
         super().__init__(why)
