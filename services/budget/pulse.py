@@ -21,8 +21,8 @@ from contextlib import suppress
 from typing import Protocol
 
 import structlog
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Broken
-from redis.exceptions import RedisError, ResponseError
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -150,27 +150,31 @@ class Pulse:
         until, error = loop.time() + self._half, _Unanswered("")
         for _ in range(2):
             asking = asyncio.ensure_future(self._ask())
-            await asyncio.wait((asking,), timeout=until - loop.time())
-            if not asking.done():
-                # Where it is this process that was held up, the answer is there by now.
-                await asyncio.wait((asking,), timeout=self._half / 4)
-            if not asking.done():
+            try:
+                await asyncio.wait((asking,), timeout=until - loop.time())
+                if not asking.done():
+                    # Where it is this process that was held up, the answer is there by now.
+                    await asyncio.wait((asking,), timeout=self._half / 4)
+                if not asking.done():
+                    return _Unanswered(f"Redis doesn't answer within {2 * self._half:g} s.", True)
+            finally:
+                asking.add_done_callback(_seen)
                 asking.cancel()
                 await asyncio.wait((asking,))
-                return _Unanswered(f"Redis doesn't answer within {2 * self._half:g} s.", True)
             found = asking.exception()
             if found is None:
                 return None
             if not isinstance(found, (RedisError, OSError)):
                 raise found
-            error = _Unanswered(f"{type(found).__name__}: {found}")
-            if isinstance(found, ResponseError) or loop.time() >= until:
+            said = isinstance(found, (ResponseError, BusyLoadingError, AuthenticationError))
+            error = _Unanswered(f"{type(found).__name__}: {found}", silent=not said)
+            if said or loop.time() >= until:
                 break
         return error
 
 
 class _Unanswered(Exception):
-    """Why Redis can't be used; `silent` if it said nothing."""
+    """Why Redis can't be used; `silent` if it didn't say so itself: others may have heard of it."""
 
     def __init__(self, why: str, silent: bool = False) -> None:
         super().__init__(why)
@@ -196,7 +200,7 @@ def _pauses() -> Iterator[float]:
         longest = min(_LONGEST_PAUSE, longest * 1.6)
 
 
-def _seen(task: asyncio.Task[None]) -> None:
+def _seen(task: asyncio.Future[None]) -> None:
     """Nobody needs to hear that a connection broke while it was closed."""
     if not task.cancelled():
         task.exception()
