@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import ray
@@ -393,6 +394,7 @@ class _Ray:
     def __init__(self, settings: Settings, *, logs: bool) -> None:
         self._settings = settings
         self._logs = logs
+        self._sockets: list[Path] = []
 
     def __enter__(self) -> None:
         self._others = descendants(os.getpid())
@@ -430,6 +432,12 @@ class _Ray:
                         "memory? `longthink doctor` tells what is missing."
                     ) from error
             else:
+                self._sockets = [
+                    Path(node[name])
+                    for node in ray.nodes()
+                    for name in ("ObjectStoreSocketName", "RayletSocketName")
+                    if name in node
+                ]
                 return
 
     def __exit__(self, *exception: object) -> None:
@@ -437,6 +445,8 @@ class _Ray:
         ray.shutdown()
         if self._settings.ray.address is None:
             shared.remove()
+            for left in self._sockets:
+                left.unlink(missing_ok=True)
 
 
 class _Application:
