@@ -183,7 +183,9 @@ async def attack(url: str, key: str, bodies: int, seconds: float, found: Found) 
             except httpx.HTTPError as error:
                 found.broken.append(f"{type(error).__name__} {error}: {content[:200]!r}")
                 return
-            found.note(repr(content[:200]), reply.status_code, time.monotonic() - began)
+            said = reply.text[:150] if reply.status_code >= 500 else ""
+            what = f"{said} {content[:200]!r}"
+            found.note(what, reply.status_code, time.monotonic() - began)
 
         async def sender() -> None:
             nonlocal sent
