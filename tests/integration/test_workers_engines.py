@@ -310,8 +310,8 @@ async def test_a_call_of_lower_priority_goes_first(
         call = ask(2, priority=priority)
         group.create_task(listen((call,)))
     after = len(ended) - 1 - ended.index(call.id)
-    # The other engine may be behind, on a machine where both share the cores.
-    assert (after > len(others) // 3) if first else (after < len(others) // 4)
+    # It is in one of two engines, of which the other may be as far behind as it has calls.
+    assert (after > len(others) // 3) if first else (after <= len(others) // 2)
 
 
 async def test_a_full_engine_refuses_at_once(pool: ServePool) -> None:
@@ -398,7 +398,7 @@ async def test_scores_that_nobody_heard_are_computed_again(
 
 async def test_an_outcome_model_gives_one_score(engines: Engines) -> None:
     """An outcome reward model gives one score for all steps, the one transformers gives."""
-    pool = ServePool(engines.generator, engines.outcome, generators=2)
+    pool = ServePool(engines.handle("generator"), engines.handle("outcome"), generators=2)
     call = Grade(fresh(), QUESTION, ("first this", "#### 2"), 4096)
     result = (await graded(pool.grade((call,))))[call.id]
     folder = engines.folder / "outcome"
