@@ -42,7 +42,7 @@ class Service:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
         return cls()
 
-    def wait(self):
+    def wait(self, replace=None):
         print("waiting", flush=True)
         threading.Event().wait()
 
