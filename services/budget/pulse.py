@@ -30,6 +30,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two questions whether it is back: they grow from the one to the other."""
 
 
+_TURNS = 8
+"""Turns of the event loop that an answer has to come in, at least."""
+
+
 class RedisAway(RedisError):
     """Redis can't be used at present; nothing was sent, or nobody knows what came of it.
 
@@ -151,11 +155,7 @@ class Pulse:
         for _ in range(2):
             asking = asyncio.ensure_future(self._ask())
             try:
-                await asyncio.wait((asking,), timeout=until - loop.time())
-                if not asking.done():
-                    # Where it is this process that was held up, the answer is there by now.
-                    await asyncio.wait((asking,), timeout=self._half / 4)
-                if not asking.done():
+                if not await _done(asking, until - loop.time()):
                     return _Unanswered(f"Redis doesn't answer within {2 * self._half:g} s.", True)
             finally:
                 asking.add_done_callback(_seen)
@@ -198,6 +198,17 @@ def _pauses() -> Iterator[float]:
     while True:
         yield longest * random.uniform(0.5, 1.0)
         longest = min(_LONGEST_PAUSE, longest * 1.6)
+
+
+async def _done(asking: asyncio.Future[None], seconds: float) -> bool:
+    """Whether it is done in that time, by a clock that stands still while this process is held up.
+
+    Then an answer may have come long ago, and takes some turns of the event loop to be read.
+    """
+    for _ in range(_TURNS):
+        if not asking.done():
+            await asyncio.wait((asking,), timeout=max(0.0, seconds) / _TURNS)
+    return asking.done()
 
 
 def _seen(task: asyncio.Future[None]) -> None:
