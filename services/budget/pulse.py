@@ -30,8 +30,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two questions whether it is back: they grow from the one to the other."""
 
 
-_TURNS = 8
-"""Turns of the event loop that an answer has to come in, at least."""
+_TURNS = 40
+"""Turns of the event loop that an answer has to come in, at least: connecting alone takes ten."""
 
 
 class RedisAway(RedisError):
