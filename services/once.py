@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 from weakref import WeakValueDictionary
@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 
 from planner.domain import Cost, Stopped
 from planner.errors import LedgerUnavailable
-from services.admission import Admission
+from services.admission import Admission, Refused
+from services.allowance import OverLimit
 from services.gate import Door, Gate
 from services.idempotency import Key, KeyCrowded, Keys, Lease
 from services.reasoning import Admitted, Reasoner, Reply, Run
@@ -59,7 +60,7 @@ class Once:
         self._keys = keys
         self._traces = traces
         self._shared: dict[str, _Shared] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[tuple[str, str], _Turns] = WeakValueDictionary()
 
     async def run(
         self,
@@ -74,11 +75,12 @@ class Once:
 
         What is taken up goes in by the `door`, as `start` must by itself. Raises KeyReused,
         KeyCrowded, what the door raises, and what starting it raises: the key stands for nothing
-        then.
+        then. A refusal is that of all who waited for it to begin.
         """
         door = door or Gate(Admission()).door(LOCAL)
-        turn = self._turns.setdefault(key.record, asyncio.Lock())
-        async with turn:
+        turns = self._turns.setdefault((key.record, key.digest), _Turns())
+        self.admit(len(turns))
+        async with turns.turn():
             claimed = await self._keys.claim(key, trace_id)
             while True:
                 run = await self.join(key, claimed, door, start, stream_tokens=stream_tokens)
@@ -182,6 +184,51 @@ class Once:
         trace_id = shared.run.trace.id
         if self._shared.get(trace_id) is shared:
             del self._shared[trace_id]
+
+
+class _Turns:
+    """Who asks for one request here, one after the other; with those whose turn it is not yet.
+
+    The first may wait long until it begins, and the others with it. Where it is refused so are
+    they, at once: none of them would fare better, had it waited as long again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._inside: list[_Place] = []
+
+    def __len__(self) -> int:
+        return len(self._inside)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Inside, it is the caller's turn. Raises the refusal of whom it waited for."""
+        place = _Place()
+        self._inside.append(place)
+        try:
+            async with self._lock:
+                if place.refused is not None:
+                    raise place.refused
+                with self._refusing_all():
+                    yield
+        finally:
+            self._inside.remove(place)
+
+    @contextmanager
+    def _refusing_all(self) -> Iterator[None]:
+        try:
+            yield
+        except (Refused, OverLimit) as refused:
+            for place in self._inside:
+                place.refused = refused
+            raise
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """One who waits for a turn, and what whoever had it before was refused with."""
+
+    refused: Refused | OverLimit | None = None
 
 
 class _Shared:

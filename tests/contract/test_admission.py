@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from planner.domain import Stopped
-from planner.effort import Options, settle
+from planner.effort import Effort, Options, settle
 from planner.errors import InvalidOption
-from services.admission import Admission, Rules
+from services.admission import Admission, Reason, Refused, Rules
 from services.expectations import Kind
-from services.gate import Gate
+from services.gate import Begin, Door, Gate
+from services.idempotency import KeyCrowded
+from services.once import Once
 from services.reasoning import Admitted, Reply, Run
 from services.telemetry import Telemetry
 from services.tenants import LOCAL, Tenant
@@ -274,6 +277,32 @@ async def test_a_key_waits_for_as_long_as_it_takes(redis_url: str) -> None:
     assert not runners[1].asked
     for runner in runners:
         await runner.close()
+
+
+async def test_a_refusal_is_that_of_all_who_waited_with_it(redis_url: str) -> None:
+    """Whoever repeats a request that waits is refused with it, and doesn't wait as long again; no
+    more of them wait than may. The next one is a new request.
+    """
+    runner = Runner(redis_url)
+    runner.once = Once(runner.reasoner, runner.keys, runner.traces, most_waiting=4)
+    gate = Gate(Admission(Rules(capacity=1)))
+    tries = 0
+
+    async def refuse(_: Effort, __: Begin) -> Run:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0.2)
+        raise Refused(Reason.OVERLOADED, 7.0)
+
+    with patch.object(Door, "__call__", lambda _, *asked: refuse(*asked)):
+        asked = (runner.ask(wide(4), door=gate.door(LOCAL)) for _ in range(9))
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert tries == 1
+    refused = [it for it in ends if isinstance(it, Refused)]
+    assert [it.retry_seconds for it in refused] == [7.0] * 4
+    assert sum(isinstance(it, KeyCrowded) for it in ends) == 5
+    assert (await runner.ask(wide(4), door=gate.door(LOCAL))).outcome.answer is not None
+    await runner.close()
 
 
 async def test_time_in_the_queue_counts_against_the_deadline(redis_url: str) -> None:
