@@ -141,6 +141,7 @@ class Once:
     ) -> Run | None:
         """What there is to do where nobody runs it. What has ended needs no place."""
         run: Run | None = None
+        begun = _Begun()
         try:
             saved = await self.reasoner.saved(lease.trace_id)
             if saved is not None and saved.ended:
@@ -154,29 +155,32 @@ class Once:
                 async def begin(admitted: Admitted) -> Run:
                     return await resume(admitted=admitted)
 
-                run = await lease.while_kept(door(saved.effort, begin))
+                run = await lease.while_kept(begun.by(door(saved.effort, begin)))
             elif start is not None:
-                run = await self._start(start, lease)
+                run = await self._start(start, lease, begun)
             else:
                 return None
         except Superseded:
             return None  # somebody else took it while this one waited for its turn
         finally:
-            if run is None:
+            if begun.run is None:
                 with suppress(LedgerUnavailable):
                     await lease.release()
+            elif run is None:
+                begun.run.leave()  # it lets go of the lease at its end
         shared = self._shared[lease.trace_id] = _Shared(self, lease.key, run)
         return shared.attach(door)
 
-    async def _start(self, start: Start, lease: Lease) -> Run:
+    async def _start(self, start: Start, lease: Lease, begun: _Begun) -> Run:
         """Begin; the key of a request that is refused stands for nothing."""
         try:
-            return await lease.while_kept(start(lease.trace_id, lease))
+            return await lease.while_kept(begun.by(start(lease.trace_id, lease)))
         except Superseded:
             raise
         except BaseException:
-            with suppress(LedgerUnavailable):
-                await self._keys.forget(lease.key)
+            if begun.run is None:
+                with suppress(LedgerUnavailable):
+                    await self._keys.forget(lease.key)
             raise
 
     def drop(self, shared: _Shared) -> None:
@@ -184,6 +188,18 @@ class Once:
         trace_id = shared.run.trace.id
         if self._shared.get(trace_id) is shared:
             del self._shared[trace_id]
+
+
+@dataclass(slots=True)
+class _Begun:
+    """The run that was begun, if one was: also where nobody is there any more to be handed it."""
+
+    run: Run | None = None
+
+    async def by(self, work: Awaitable[Run]) -> Run:
+        """What `work` makes."""
+        self.run = await work
+        return self.run
 
 
 class _Turns:

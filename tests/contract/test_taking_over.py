@@ -18,6 +18,7 @@ from planner.errors import InvalidOption, LedgerUnavailable
 from planner.search import STRATEGIES
 from services.evaluation.retrace import retrace
 from services.idempotency import Key, KeyReused, Keys
+from services.reasoning import Run
 from services.resume import OtherQuery
 from services.trace import Event, Kind, Superseded, Trace, TraceStore
 from tests.contract.runners import QUERY, Runner, done, journaled, until_told, wide
@@ -205,6 +206,33 @@ async def test_a_request_that_was_left_goes_on(hire: Hire) -> None:
     assert reply.spent.completion_tokens == 8 * len("1 2 3 4 5 6 7 8\n#### 7")
     assert reply.spent.candidates == 8
     assert replays(reply.trace_id, events)
+
+
+async def test_a_client_that_leaves_as_its_run_begins_leaves_it(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the run yet: it ends all the same, and the next one goes on from there."""
+    runner, begun = hire(), list[Run]()
+    start = runner.reasoner.start
+
+    async def left(*asked: Any, **more: Any) -> Run:
+        begun.append(await start(*asked, **more))
+        caller = asyncio.current_task()
+        assert caller is not None
+        caller.cancel()
+        return begun[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.reasoner, "start", left)
+        asking = asyncio.create_task(runner.run(wide(64)))
+        await asyncio.wait((asking,), timeout=5)
+    assert asking.cancelled()
+    await asyncio.wait_for(begun[0].over.wait(), 5)
+    assert begun[0].left
+    reply = await runner.ask(wide(64))
+    assert reply.trace_id == begun[0].trace.id
+    assert reply.spent.candidates == 64
+    await balanced(runner, reply.trace_id)
 
 
 async def test_a_run_goes_on_while_anybody_waits(hire: Hire) -> None:
