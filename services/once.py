@@ -81,8 +81,9 @@ class Once:
         turns = self._turns.setdefault((key.record, key.digest), _Turns())
         self.admit(len(turns))
         async with turns.turn():
-            claimed = await self._keys.claim(key, trace_id)
             while True:
+                # The key is forgotten where another process was refused, and then it is our turn.
+                claimed = await self._keys.claim(key, trace_id)
                 run = await self.join(key, claimed, door, start, stream_tokens=stream_tokens)
                 if run is not None:
                     return run
@@ -156,10 +157,10 @@ class Once:
                     return await resume(admitted=admitted)
 
                 run = await lease.while_kept(begun.by(door(saved.effort, begin)))
-            elif start is not None:
-                run = await self._start(start, lease, begun)
-            else:
+            elif start is None or not await self._stands(lease):
                 return None
+            else:
+                run = await self._start(start, lease, begun)
         except Superseded:
             return None  # somebody else took it while this one waited for its turn
         finally:
@@ -170,6 +171,12 @@ class Once:
                 begun.run.leave()  # it lets go of the lease at its end
         shared = self._shared[lease.trace_id] = _Shared(self, lease.key, run)
         return shared.attach(door)
+
+    async def _stands(self, lease: Lease) -> bool:
+        """Whether the key stands for what the lease is for. Whoever had it may have been refused
+        meanwhile, and have forgotten the key: then others ask for it under another trace.
+        """
+        return await self._keys.claim(lease.key, lease.trace_id) == lease.trace_id
 
     async def _start(self, start: Start, lease: Lease, begun: _Begun) -> Run:
         """Begin; the key of a request that is refused stands for nothing."""

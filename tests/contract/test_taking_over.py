@@ -175,6 +175,33 @@ async def test_a_refused_request_frees_its_key(hire: Hire) -> None:
     assert (await runner.ask(wide(2))).outcome.answer is not None
 
 
+async def test_a_key_stays_one_search_when_another_process_is_refused(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited for that one begins instead, and the key stands for what it begins."""
+    one, other, third = hire(), hire(), hire()
+    refused = asyncio.Event()
+
+    async def refuse(*_: Any, **__: Any) -> Run:
+        await refused.wait()
+        raise InvalidOption("It comes to nothing.")
+
+    monkeypatch.setattr(one.reasoner, "start", refuse)
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(one.run(wide(64)))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(other.run(wide(64)))
+        await asyncio.sleep(0.1)
+        refused.set()
+        with pytest.raises(InvalidOption):
+            await first
+        run = await second
+        same = await third.run(wide(64))
+        assert same.trace.id == run.trace.id
+        assert (await same.reply()).outcome == (await run.reply()).outcome
+    assert not third.asked
+
+
 async def test_a_finished_request_is_told_again(hire: Hire) -> None:
     """Any process tells the same reply, and spends nothing."""
     first, second = hire(), hire()
