@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -168,6 +169,40 @@ async def test_a_client_that_hangs_up_leaves_the_queue() -> None:
         await first
         assert len(service.reasoner.runs) == 1
         assert sample(service.telemetry, "requests_total", strategy="", stopped="", status="499")
+
+
+async def test_one_that_is_cancelled_as_its_turn_comes_never_begins() -> None:
+    """Also in the moment in which its client isn't listened to any more; its place is free."""
+    gate = Gate(Admission(Rules(capacity=1)))
+    release, ending, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    begun = list[str]()
+
+    async def begin(name: str, _: Admitted) -> Run:
+        begun.append(name)
+        await release.wait()
+        raise InvalidOption("It comes to nothing.")
+
+    async def left() -> None:
+        try:
+            await never.wait()
+        finally:
+            ending.set()
+            await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(5):
+        effort = settle(Options())
+        first = asyncio.create_task(gate.door(LOCAL)(effort, partial(begin, "first")))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(gate.door(LOCAL, left)(effort, partial(begin, "second")))
+        await asyncio.sleep(0.01)
+        release.set()
+        await ending.wait()
+        second.cancel()
+        await asyncio.wait((first, second))
+    assert second.cancelled()
+    assert isinstance(first.exception(), InvalidOption)
+    assert begun == ["first"]
+    assert gate.admission.running == 0
 
 
 async def test_a_run_that_fails_gives_its_place_back() -> None:
