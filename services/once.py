@@ -368,23 +368,33 @@ class _Followed(Run):
 
     async def _follow(self) -> Reply:
         loop = asyncio.get_running_loop()
-        heard = loop.time()
+        away: float | None = None
         while True:
             try:
-                await self._look()
+                reply = await self._ended_or_taken()
             except LedgerUnavailable:
-                if loop.time() - heard > _AWAY_SECONDS:
+                away = away or loop.time()
+                if loop.time() - away > _AWAY_SECONDS:
                     raise
                 await asyncio.sleep(_AWAY_PAUSE)
                 continue
-            heard = loop.time()
-            saved = Saved.of(self.trace.id, self.trace.events)
-            if saved.ended:
-                return _again(_reply(saved, self._once.reasoner))
-            self._taken = await self._once.join(self._key, self.trace.id, self._door)
+            if reply is not None:
+                return reply
             if self._taken is not None:
                 return await self._forwarded(self._taken)
+            away = None
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _ended_or_taken(self) -> Reply | None:
+        """The reply, if it has ended; else take it over, if nobody runs it. Raises
+        LedgerUnavailable.
+        """
+        await self._look()
+        saved = Saved.of(self.trace.id, self.trace.events)
+        if saved.ended:
+            return _again(_reply(saved, self._once.reasoner))
+        self._taken = await self._once.join(self._key, self.trace.id, self._door)
+        return None
 
     async def _look(self) -> None:
         """Take in what was written since the last time."""

@@ -17,7 +17,7 @@ from planner.domain import Cost, Stopped, derive_seed
 from planner.errors import InvalidOption, LedgerUnavailable
 from planner.search import STRATEGIES
 from services.evaluation.retrace import retrace
-from services.idempotency import Key, KeyReused, Keys
+from services.idempotency import Key, KeyReused, Keys, Lease
 from services.reasoning import Run
 from services.resume import OtherQuery
 from services.trace import Event, Kind, Superseded, Trace, TraceStore
@@ -156,6 +156,36 @@ async def test_one_that_follows_takes_over(hire: Hire) -> None:
     reply = await asyncio.wait_for(following, 10)
     assert sum(vote.count for vote in reply.outcome.votes) == 64
     assert len(done(await balanced(second, reply.trace_id))) == 64
+
+
+async def test_one_that_follows_waits_for_redis(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of it fails first: reading the trace, or asking whether anybody still runs it."""
+    first, second = hire(), hire()
+    run = await first.run(wide(64))
+    followed = await second.run(wide(64))
+    take, after = second.keys.take, second.traces.after
+    failed = list[str]()
+
+    async def no_take(key: Key, trace_id: str) -> Lease | None:
+        if failed.count("take") < 2:
+            failed.append("take")
+            raise LedgerUnavailable("away")
+        return await take(key, trace_id)
+
+    async def no_after(trace_id: str, place: str) -> tuple[list[Event], str]:
+        if failed.count("take") == 2 and "after" not in failed:
+            failed.append("after")
+            raise RedisConnectionError("away")
+        return await after(trace_id, place)
+
+    monkeypatch.setattr("services.once._AWAY_PAUSE", 0.01)
+    monkeypatch.setattr(second.keys, "take", no_take)
+    monkeypatch.setattr(second.traces, "after", no_after)
+    reply = await asyncio.wait_for(followed.reply(), 10)
+    assert failed == ["take", "take", "after"]
+    assert reply.outcome == (await run.reply()).outcome
 
 
 async def test_the_same_key_with_another_body_is_refused(hire: Hire) -> None:
