@@ -20,12 +20,13 @@ from redis.exceptions import RedisError
 
 from planner.domain import Cost, Stopped
 from planner.errors import LedgerUnavailable
+from planner.replay import Diverged
 from services.admission import Admission, Refused
 from services.allowance import OverLimit
 from services.gate import Door, Gate
-from services.idempotency import Key, KeyCrowded, Keys, Lease
+from services.idempotency import Key, KeyCrowded, KeyOutdated, Keys, Lease
 from services.reasoning import Admitted, Reasoner, Reply, Run
-from services.resume import Saved, kept
+from services.resume import BrokenTrace, Saved, kept
 from services.tenants import LOCAL
 from services.trace import Event, Superseded, Trace, TraceStore
 
@@ -74,8 +75,8 @@ class Once:
         """The run of the request that the key stands for; `trace_id` is its trace's if it is new.
 
         What is taken up goes in by the `door`, as `start` must by itself. Raises KeyReused,
-        KeyCrowded, what the door raises, and what starting it raises: the key stands for nothing
-        then. A refusal is that of all who waited for it to begin.
+        KeyCrowded, KeyOutdated, what the door raises, and what starting it raises: the key stands
+        for nothing then. A refusal is that of all who waited for it to begin.
         """
         door = door or Gate(Admission()).door(LOCAL)
         turns = self._turns.setdefault((key.record, key.digest), _Turns())
@@ -118,7 +119,8 @@ class Once:
     async def follow(self, key: Key, trace_id: str, door: Door) -> Run | None:
         """A request that another process runs; None as long as it has no trace."""
         self.admit(self._following[trace_id])
-        saved = await self.reasoner.saved(trace_id)
+        with _readable():
+            saved = await self.reasoner.saved(trace_id)
         if saved is None:
             return None
         self._following[trace_id] += 1
@@ -144,17 +146,19 @@ class Once:
         run: Run | None = None
         begun = _Begun()
         try:
-            saved = await self.reasoner.saved(lease.trace_id)
-            if saved is not None and saved.ended:
-                await self.reasoner.settle(saved, lease)
-                return _Told(saved, self.reasoner)
+            with _readable():
+                saved = await self.reasoner.saved(lease.trace_id)
+                if saved is not None and saved.ended:
+                    await self.reasoner.settle(saved, lease)
+                    return _Told(saved, _reply(saved, self.reasoner))
             if saved is not None:
                 resume = partial(
                     self.reasoner.resume, saved, lease=lease, stream_tokens=stream_tokens
                 )
 
                 async def begin(admitted: Admitted) -> Run:
-                    return await resume(admitted=admitted)
+                    with _readable():
+                        return await resume(admitted=admitted)
 
                 run = await lease.while_kept(begun.by(door(saved.effort, begin)))
             elif start is None or not await self._stands(lease):
@@ -325,16 +329,15 @@ class _Attached(Run):
 class _Told(Run):
     """A request that has ended, told again."""
 
-    def __init__(self, saved: Saved, reasoner: Reasoner) -> None:
+    def __init__(self, saved: Saved, reply: Reply) -> None:
         self.trace = Trace(saved.id, begun=saved.recorded)
         self.trace.closed = True
         self.effort = saved.effort
-        self._saved = saved
-        self._reasoner = reasoner
+        self._again = _again(reply)
 
     async def reply(self) -> Reply:
         """What came of it."""
-        return _again(_reply(self._saved, self._reasoner))
+        return self._again
 
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
         """There is nothing to end."""
@@ -390,9 +393,10 @@ class _Followed(Run):
         LedgerUnavailable.
         """
         await self._look()
-        saved = Saved.of(self.trace.id, self.trace.events)
-        if saved.ended:
-            return _again(_reply(saved, self._once.reasoner))
+        with _readable():
+            saved = Saved.of(self.trace.id, self.trace.events)
+            if saved.ended:
+                return _again(_reply(saved, self._once.reasoner))
         self._taken = await self._once.join(self._key, self.trace.id, self._door)
         return None
 
@@ -421,6 +425,18 @@ class _Followed(Run):
             return await run.reply()
         finally:
             forwarding.cancel()
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Say of a trace that this service reads otherwise than the one that wrote it what to do."""
+    try:
+        yield
+    except (Diverged, BrokenTrace) as error:
+        raise KeyOutdated(
+            "What came of the request with this Idempotency-Key can't be gone on from: it is of "
+            "another version of the service, or in part lost. Send the request with a new key."
+        ) from error
 
 
 def _reply(saved: Saved, reasoner: Reasoner) -> Reply:
