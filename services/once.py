@@ -298,6 +298,7 @@ class _Attached(Run):
 
     def __init__(self, shared: _Shared, door: Door, *, booked: bool) -> None:
         self.trace = shared.run.trace
+        self.tenant, self.allowance = shared.run.tenant, shared.run.allowance
         self.effort = shared.run.effort
         self.answered = False
         self._shared = shared
