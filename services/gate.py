@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -137,6 +136,8 @@ class Gate:
         """Wait until it is begun or refused, no longer than that has sense."""
         told = self._waiting[place] = asyncio.get_running_loop().create_future()
         leaving = asyncio.ensure_future(left()) if left is not None else None
+        if leaving is not None:
+            leaving.add_done_callback(_seen)
         try:
             await asyncio.wait(
                 {told} if leaving is None else {told, leaving},
@@ -153,8 +154,7 @@ class Gate:
             self._waiting.pop(place, None)
             if leaving is not None:
                 leaving.cancel()
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait((leaving,))
+                await asyncio.wait((leaving,))
 
     def _ended(self, place: Place, reply: Reply | None) -> None:
         """Give the place back as the run has come to its reply, and learn from it."""
@@ -206,6 +206,12 @@ class Door:
     def unattended(self) -> Door:
         """The same for whoever hears elsewhere that the client is gone."""
         return replace(self, left=None)
+
+
+def _seen(leaving: asyncio.Future[object]) -> None:
+    """However it ended, whoever was listened to is gone, or isn't waited for any more."""
+    if not leaving.cancelled():
+        leaving.exception()
 
 
 def _kind(effort: Effort) -> Kind:

@@ -63,6 +63,10 @@ class KeyReused(LongthinkError):
     """The key stands for another request."""
 
 
+class KeyOutdated(LongthinkError):
+    """What came of the request that the key stands for can't be read by this service any more."""
+
+
 class KeyCrowded(LongthinkError):
     """Too many requests wait for the one that the key stands for."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 from weakref import WeakValueDictionary
@@ -20,11 +20,13 @@ from redis.exceptions import RedisError
 
 from planner.domain import Cost, Stopped
 from planner.errors import LedgerUnavailable
-from services.admission import Admission
+from planner.replay import Diverged
+from services.admission import Admission, Refused
+from services.allowance import OverLimit
 from services.gate import Door, Gate
-from services.idempotency import Key, KeyCrowded, Keys, Lease
+from services.idempotency import Key, KeyCrowded, KeyOutdated, Keys, Lease
 from services.reasoning import Admitted, Reasoner, Reply, Run
-from services.resume import Saved, kept
+from services.resume import BrokenTrace, Saved, kept
 from services.tenants import LOCAL
 from services.trace import Event, Superseded, Trace, TraceStore
 
@@ -59,7 +61,7 @@ class Once:
         self._keys = keys
         self._traces = traces
         self._shared: dict[str, _Shared] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[tuple[str, str], _Turns] = WeakValueDictionary()
 
     async def run(
         self,
@@ -73,14 +75,16 @@ class Once:
         """The run of the request that the key stands for; `trace_id` is its trace's if it is new.
 
         What is taken up goes in by the `door`, as `start` must by itself. Raises KeyReused,
-        KeyCrowded, what the door raises, and what starting it raises: the key stands for nothing
-        then.
+        KeyCrowded, KeyOutdated, what the door raises, and what starting it raises: the key stands
+        for nothing then. A refusal is that of all who waited for it to begin.
         """
         door = door or Gate(Admission()).door(LOCAL)
-        turn = self._turns.setdefault(key.record, asyncio.Lock())
-        async with turn:
-            claimed = await self._keys.claim(key, trace_id)
+        turns = self._turns.setdefault((key.record, key.digest), _Turns())
+        self.admit(len(turns))
+        async with turns.turn():
             while True:
+                # The key is forgotten where another process was refused, and then it is our turn.
+                claimed = await self._keys.claim(key, trace_id)
                 run = await self.join(key, claimed, door, start, stream_tokens=stream_tokens)
                 if run is not None:
                     return run
@@ -115,7 +119,8 @@ class Once:
     async def follow(self, key: Key, trace_id: str, door: Door) -> Run | None:
         """A request that another process runs; None as long as it has no trace."""
         self.admit(self._following[trace_id])
-        saved = await self.reasoner.saved(trace_id)
+        with _readable():
+            saved = await self.reasoner.saved(trace_id)
         if saved is None:
             return None
         self._following[trace_id] += 1
@@ -139,42 +144,54 @@ class Once:
     ) -> Run | None:
         """What there is to do where nobody runs it. What has ended needs no place."""
         run: Run | None = None
+        begun = _Begun()
         try:
-            saved = await self.reasoner.saved(lease.trace_id)
-            if saved is not None and saved.ended:
-                await self.reasoner.settle(saved, lease)
-                return _Told(saved, self.reasoner)
+            with _readable():
+                saved = await self.reasoner.saved(lease.trace_id)
+                if saved is not None and saved.ended:
+                    await self.reasoner.settle(saved, lease)
+                    return _Told(saved, _reply(saved, self.reasoner))
             if saved is not None:
                 resume = partial(
                     self.reasoner.resume, saved, lease=lease, stream_tokens=stream_tokens
                 )
 
                 async def begin(admitted: Admitted) -> Run:
-                    return await resume(admitted=admitted)
+                    with _readable():
+                        return await resume(admitted=admitted)
 
-                run = await lease.while_kept(door(saved.effort, begin))
-            elif start is not None:
-                run = await self._start(start, lease)
-            else:
+                run = await lease.while_kept(begun.by(door(saved.effort, begin)))
+            elif start is None or not await self._stands(lease):
                 return None
+            else:
+                run = await self._start(start, lease, begun)
         except Superseded:
             return None  # somebody else took it while this one waited for its turn
         finally:
-            if run is None:
+            if begun.run is None:
                 with suppress(LedgerUnavailable):
                     await lease.release()
+            elif run is None:
+                begun.run.leave()  # it lets go of the lease at its end
         shared = self._shared[lease.trace_id] = _Shared(self, lease.key, run)
         return shared.attach(door)
 
-    async def _start(self, start: Start, lease: Lease) -> Run:
+    async def _stands(self, lease: Lease) -> bool:
+        """Whether the key stands for what the lease is for. Whoever had it may have been refused
+        meanwhile, and have forgotten the key: then others ask for it under another trace.
+        """
+        return await self._keys.claim(lease.key, lease.trace_id) == lease.trace_id
+
+    async def _start(self, start: Start, lease: Lease, begun: _Begun) -> Run:
         """Begin; the key of a request that is refused stands for nothing."""
         try:
-            return await lease.while_kept(start(lease.trace_id, lease))
+            return await lease.while_kept(begun.by(start(lease.trace_id, lease)))
         except Superseded:
             raise
         except BaseException:
-            with suppress(LedgerUnavailable):
-                await self._keys.forget(lease.key)
+            if begun.run is None:
+                with suppress(LedgerUnavailable):
+                    await self._keys.forget(lease.key)
             raise
 
     def drop(self, shared: _Shared) -> None:
@@ -182,6 +199,63 @@ class Once:
         trace_id = shared.run.trace.id
         if self._shared.get(trace_id) is shared:
             del self._shared[trace_id]
+
+
+@dataclass(slots=True)
+class _Begun:
+    """The run that was begun, if one was: also where nobody is there any more to be handed it."""
+
+    run: Run | None = None
+
+    async def by(self, work: Awaitable[Run]) -> Run:
+        """What `work` makes."""
+        self.run = await work
+        return self.run
+
+
+class _Turns:
+    """Who asks for one request here, one after the other; with those whose turn it is not yet.
+
+    The first may wait long until it begins, and the others with it. Where it is refused so are
+    they, at once: none of them would fare better, had it waited as long again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._inside: list[_Place] = []
+
+    def __len__(self) -> int:
+        return len(self._inside)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Inside, it is the caller's turn. Raises the refusal of whom it waited for."""
+        place = _Place()
+        self._inside.append(place)
+        try:
+            async with self._lock:
+                if place.refused is not None:
+                    raise place.refused
+                with self._refusing_all():
+                    yield
+        finally:
+            self._inside.remove(place)
+
+    @contextmanager
+    def _refusing_all(self) -> Iterator[None]:
+        try:
+            yield
+        except (Refused, OverLimit) as refused:
+            for place in self._inside:
+                place.refused = refused
+            raise
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """One who waits for a turn, and what whoever had it before was refused with."""
+
+    refused: Refused | OverLimit | None = None
 
 
 class _Shared:
@@ -224,6 +298,7 @@ class _Attached(Run):
 
     def __init__(self, shared: _Shared, door: Door, *, booked: bool) -> None:
         self.trace = shared.run.trace
+        self.tenant, self.allowance = shared.run.tenant, shared.run.allowance
         self.effort = shared.run.effort
         self.answered = False
         self._shared = shared
@@ -255,16 +330,15 @@ class _Attached(Run):
 class _Told(Run):
     """A request that has ended, told again."""
 
-    def __init__(self, saved: Saved, reasoner: Reasoner) -> None:
+    def __init__(self, saved: Saved, reply: Reply) -> None:
         self.trace = Trace(saved.id, begun=saved.recorded)
         self.trace.closed = True
         self.effort = saved.effort
-        self._saved = saved
-        self._reasoner = reasoner
+        self._again = _again(reply)
 
     async def reply(self) -> Reply:
         """What came of it."""
-        return _again(_reply(self._saved, self._reasoner))
+        return self._again
 
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
         """There is nothing to end."""
@@ -298,23 +372,34 @@ class _Followed(Run):
 
     async def _follow(self) -> Reply:
         loop = asyncio.get_running_loop()
-        heard = loop.time()
+        away: float | None = None
         while True:
             try:
-                await self._look()
+                reply = await self._ended_or_taken()
             except LedgerUnavailable:
-                if loop.time() - heard > _AWAY_SECONDS:
+                away = away or loop.time()
+                if loop.time() - away > _AWAY_SECONDS:
                     raise
                 await asyncio.sleep(_AWAY_PAUSE)
                 continue
-            heard = loop.time()
+            if reply is not None:
+                return reply
+            if self._taken is not None:
+                return await self._forwarded(self._taken)
+            away = None
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _ended_or_taken(self) -> Reply | None:
+        """The reply, if it has ended; else take it over, if nobody runs it. Raises
+        LedgerUnavailable.
+        """
+        await self._look()
+        with _readable():
             saved = Saved.of(self.trace.id, self.trace.events)
             if saved.ended:
                 return _again(_reply(saved, self._once.reasoner))
-            self._taken = await self._once.join(self._key, self.trace.id, self._door)
-            if self._taken is not None:
-                return await self._forwarded(self._taken)
-            await asyncio.sleep(_LOOK_SECONDS)
+        self._taken = await self._once.join(self._key, self.trace.id, self._door)
+        return None
 
     async def _look(self) -> None:
         """Take in what was written since the last time."""
@@ -341,6 +426,18 @@ class _Followed(Run):
             return await run.reply()
         finally:
             forwarding.cancel()
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Say of a trace that this service reads otherwise than the one that wrote it what to do."""
+    try:
+        yield
+    except (Diverged, BrokenTrace) as error:
+        raise KeyOutdated(
+            "What came of the request with this Idempotency-Key can't be gone on from: it is of "
+            "another version of the service, or in part lost. Send the request with a new key."
+        ) from error
 
 
 def _reply(saved: Saved, reasoner: Reasoner) -> Reply:

@@ -24,7 +24,7 @@ from planner.errors import (
 from services.admission import Reason, Refused
 from services.allowance import OverLimit
 from services.gate import ClientLeft
-from services.idempotency import KeyCrowded, KeyReused
+from services.idempotency import KeyCrowded, KeyOutdated, KeyReused
 from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
 
@@ -101,7 +101,7 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
             status = HTTPStatus.TOO_MANY_REQUESTS
             again = _after(retry_seconds)
             return ApiError(status, str(error), code="idempotency_key_crowded", headers=again)
-        case KeyReused() | UnknownTrace() | OtherQuery():
+        case KeyReused() | KeyOutdated() | UnknownTrace() | OtherQuery():
             return _of_a_trace(error)
         case LedgerUnavailable():
             message = "Compute can't be metered at present, so nothing new may start."
@@ -120,12 +120,15 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
     return in_vain(message, code) if spent else unavailable(message, code, retry_seconds)
 
 
-def _of_a_trace(error: KeyReused | UnknownTrace | OtherQuery) -> ApiError:
+def _of_a_trace(error: KeyReused | KeyOutdated | UnknownTrace | OtherQuery) -> ApiError:
     """What was asked to go on from something can't."""
     match error:
         case KeyReused():
             status = HTTPStatus.UNPROCESSABLE_ENTITY
             return ApiError(status, str(error), code="idempotency_key_reused")
+        case KeyOutdated():
+            status = HTTPStatus.CONFLICT
+            return ApiError(status, str(error), code="idempotency_key_outdated")
         case UnknownTrace():
             status = HTTPStatus.NOT_FOUND
             return ApiError(status, str(error), code="trace_not_found", param=_TRACE_ID)

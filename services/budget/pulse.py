@@ -51,8 +51,9 @@ class Waiting(Protocol):
 class Pulse:
     """What is known of one Redis. `away` says why it can't be used; None while it can.
 
-    `ask` asks it to write something, and raises RedisError or OSError where it doesn't. `era` is
-    that of the connections that may be used: those of an earlier one are to be made anew.
+    `ask` asks it to write something, and raises RedisError or OSError where it doesn't; anything
+    else that it raises is logged, and counts as no answer. `era` is that of the connections that
+    may be used: those of an earlier one are to be made anew.
     """
 
     def __init__(self, ask: Callable[[], Awaitable[None]], answer_seconds: float) -> None:
@@ -65,6 +66,7 @@ class Pulse:
         self._heard = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._failing = False
 
     def check(self) -> None:
         """Raise RedisAway while it can't be used."""
@@ -120,7 +122,7 @@ class Pulse:
         self._watch = loop.call_later(pause, self._overdue)
 
     async def _look(self) -> None:
-        suspected = asyncio.get_running_loop().time()
+        suspected, self._failing = asyncio.get_running_loop().time(), False
         error = await self._asked()
         if error is None or (error.silent and self._heard > suspected):
             return
@@ -145,6 +147,12 @@ class Pulse:
             task = asyncio.get_running_loop().create_task(connection.give_up())
             task.add_done_callback(_seen)
 
+    def _failed(self, error: Exception) -> None:
+        """The question itself failed: whatever it is, it may pass, so go on, and say so once."""
+        if not self._failing:
+            self._failing = True
+            _log.error("asking redis failed", exc_info=error)
+
     async def _asked(self) -> _Unanswered | None:
         """Why it can't be used, as it says itself or by its silence; None where it can.
 
@@ -164,8 +172,10 @@ class Pulse:
             found = asking.exception()
             if found is None:
                 return None
-            if not isinstance(found, (RedisError, OSError)):
+            if not isinstance(found, Exception):
                 raise found
+            if not isinstance(found, (RedisError, OSError)):
+                self._failed(found)
             said = isinstance(found, (ResponseError, BusyLoadingError, AuthenticationError))
             error = _Unanswered(f"{type(found).__name__}: {found}", silent=not said)
             if said or loop.time() >= until:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from planner.domain import Stopped
-from planner.effort import Options, settle
+from planner.effort import Effort, Options, settle
 from planner.errors import InvalidOption
-from services.admission import Admission, Rules
+from services.admission import Admission, Reason, Refused, Rules
 from services.expectations import Kind
-from services.gate import Gate
+from services.gate import Begin, Door, Gate
+from services.idempotency import KeyCrowded
+from services.once import Once
 from services.reasoning import Admitted, Reply, Run
 from services.telemetry import Telemetry
 from services.tenants import LOCAL, Tenant
@@ -167,6 +171,40 @@ async def test_a_client_that_hangs_up_leaves_the_queue() -> None:
         assert sample(service.telemetry, "requests_total", strategy="", stopped="", status="499")
 
 
+async def test_one_that_is_cancelled_as_its_turn_comes_never_begins() -> None:
+    """Also in the moment in which its client isn't listened to any more; its place is free."""
+    gate = Gate(Admission(Rules(capacity=1)))
+    release, ending, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    begun = list[str]()
+
+    async def begin(name: str, _: Admitted) -> Run:
+        begun.append(name)
+        await release.wait()
+        raise InvalidOption("It comes to nothing.")
+
+    async def left() -> None:
+        try:
+            await never.wait()
+        finally:
+            ending.set()
+            await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(5):
+        effort = settle(Options())
+        first = asyncio.create_task(gate.door(LOCAL)(effort, partial(begin, "first")))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(gate.door(LOCAL, left)(effort, partial(begin, "second")))
+        await asyncio.sleep(0.01)
+        release.set()
+        await ending.wait()
+        second.cancel()
+        await asyncio.wait((first, second))
+    assert second.cancelled()
+    assert isinstance(first.exception(), InvalidOption)
+    assert begun == ["first"]
+    assert gate.admission.running == 0
+
+
 async def test_a_run_that_fails_gives_its_place_back() -> None:
     """As one does whose beginning was refused."""
 
@@ -274,6 +312,32 @@ async def test_a_key_waits_for_as_long_as_it_takes(redis_url: str) -> None:
     assert not runners[1].asked
     for runner in runners:
         await runner.close()
+
+
+async def test_a_refusal_is_that_of_all_who_waited_with_it(redis_url: str) -> None:
+    """Whoever repeats a request that waits is refused with it, and doesn't wait as long again; no
+    more of them wait than may. The next one is a new request.
+    """
+    runner = Runner(redis_url)
+    runner.once = Once(runner.reasoner, runner.keys, runner.traces, most_waiting=4)
+    gate = Gate(Admission(Rules(capacity=1)))
+    tries = 0
+
+    async def refuse(_: Effort, __: Begin) -> Run:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0.2)
+        raise Refused(Reason.OVERLOADED, 7.0)
+
+    with patch.object(Door, "__call__", lambda _, *asked: refuse(*asked)):
+        asked = (runner.ask(wide(4), door=gate.door(LOCAL)) for _ in range(9))
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert tries == 1
+    refused = [it for it in ends if isinstance(it, Refused)]
+    assert [it.retry_seconds for it in refused] == [7.0] * 4
+    assert sum(isinstance(it, KeyCrowded) for it in ends) == 5
+    assert (await runner.ask(wide(4), door=gate.door(LOCAL))).outcome.answer is not None
+    await runner.close()
 
 
 async def test_time_in_the_queue_counts_against_the_deadline(redis_url: str) -> None:

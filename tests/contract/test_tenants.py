@@ -111,6 +111,19 @@ async def test_a_tenant_hears_what_it_used_and_has_left(redis_client: Redis) -> 
     assert int(reply.headers["x-ratelimit-remaining-tokens"]) <= 100_000
 
 
+async def test_a_request_with_a_key_says_what_is_left(redis_client: Redis) -> None:
+    """As one without; both who share it are told."""
+    bench = Bench(redis_client, seconds=0.5, completion_tokens=100_000)
+    key = {"idempotency-key": "k"}
+    async with serving(stage=bench.stage) as service:
+        replies = await asyncio.gather(*(ask(service, headers=key) for _ in range(2)))
+    await bench.reasoner.drain(5)
+    for reply in replies:
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["x-ratelimit-limit-tokens"] == "100000"
+        assert 0 < int(reply.headers["x-ratelimit-remaining-tokens"]) <= 100_000
+
+
 async def test_a_request_is_cut_to_what_is_left_and_the_next_refused(redis_client: Redis) -> None:
     """Then there is a 429 that says which limit, and when there is more; nothing starts for it."""
     bench = Bench(redis_client, candidates=20)
