@@ -35,6 +35,7 @@ from services.resume import (
     Standing,
     Unsettled,
     allowed,
+    at_least,
     kept,
 )
 from services.second_tries import SecondTries
@@ -345,7 +346,16 @@ class Reasoner:
             tenant, saved.id, saved.query, saved.effort, saved.before, whole=True
         )
         opening = self._reopened(saved, standing, lease, due, allowance, admitted)
-        course = await _while_kept(allowance, opening)
+        try:
+            course = await _while_kept(allowance, opening)
+        except Superseded:
+            raise  # what is set aside is for whoever took it over
+        except BaseException:
+            if allowance is not None:
+                # Out of reach, or with a Redis that has lost its data, it lapses.
+                with suppress(LedgerUnavailable, UnknownBudget):
+                    await allowance.settle(await self._spent(saved))
+            raise
         return self._begin(course, lease, stream_tokens=stream_tokens)
 
     async def _reopened(
@@ -446,6 +456,13 @@ class Reasoner:
             raise gone from None
         spent = account.spent + (saved.before.spent if saved.before else Cost())
         return Earlier(saved, Before(trace_id, spent))
+
+    async def _spent(self, saved: Saved) -> Cost:
+        """All that a request has spent, as far as is known. Of shares that are still open its
+        account knows nothing, but its trace does. Raises LedgerUnavailable, UnknownBudget.
+        """
+        account = await self._ledger.account(saved.id)
+        return at_least(saved.spent, account.spent)
 
     async def _recollect(self, saved: Saved, search: Search) -> Callable[[Task], Result | None]:
         """What a request knew of an earlier one, if that is still there."""
