@@ -451,10 +451,11 @@ class Reasoner:
         if saved is None or saved.tenant != tenant.id:
             raise gone
         try:
-            account = await self._ledger.account(trace_id)
+            spent = await self._spent(saved)
         except UnknownBudget:
             raise gone from None
-        spent = account.spent + (saved.before.spent if saved.before else Cost())
+        if saved.before is not None:
+            spent += saved.before.spent
         return Earlier(saved, Before(trace_id, spent))
 
     async def _spent(self, saved: Saved) -> Cost:
@@ -462,7 +463,8 @@ class Reasoner:
         account knows nothing, but its trace does. Raises LedgerUnavailable, UnknownBudget.
         """
         account = await self._ledger.account(saved.id)
-        return at_least(saved.spent, account.spent)
+        run = self.find(saved.id)
+        return at_least(saved.spent if run is None else run.spent, account.spent)
 
     async def _recollect(self, saved: Saved, search: Search) -> Callable[[Task], Result | None]:
         """What a request knew of an earlier one, if that is still there."""
@@ -624,11 +626,8 @@ class Reasoner:
         if lease is not None:
             await run.trace.kept()
         try:
-            if run.left:
-                account = await self._ledger.account(run.trace.id)
-            else:
-                account = await self._ledger.close(run.trace.id)
-            spent = account.spent
+            # What is left keeps its shares, and what was spent in them isn't the whole's yet.
+            spent = run.spent if run.left else (await self._ledger.close(run.trace.id)).spent
         except UnknownBudget:
             spent = run.spent  # Redis has lost its data, and the tenant has spent it all the same
         if run.allowance is not None:

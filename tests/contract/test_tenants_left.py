@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from planner.domain import Query
+from planner.domain import Budget, Message, Query
 from planner.effort import Options
 from planner.errors import WorkersUnavailable
 from services.idempotency import Key, Lease
 from services.reasoning import Run
 from services.tenants import Tenant
+from services.trace import Kind
 from tests.contract.runners import QUERY, wide
 from tests.contract.test_tenants import Bench
+from workers.fake import FakePool, Script
+from workers.messages import Generate
+
+STEPS = [
+    {"id": "a", "question": "How many has Anna?", "needs": []},
+    {"id": "b", "question": "How many has Ben?", "needs": []},
+    {"id": "c", "question": "How many are $a and $b?", "needs": ["a", "b"]},
+]
+PLANNED = replace(QUERY, messages=(Message("user", "How many have Anna and Ben together?"),))
 
 
 async def keyed(bench: Bench, options: Options, query: Query = QUERY) -> Run:
@@ -83,3 +95,34 @@ async def test_one_that_fails_as_it_goes_on_sets_nothing_aside(redis_client: Red
     reply = await (await keyed(bench, wide(16))).reply()
     assert await charged(bench) == reply.spent.completion_tokens == await bench.counted()
     await bench.reasoner.drain(5)
+
+
+def solve(call: Generate) -> Script:
+    """A plan where one is asked for, and answers to its questions, of which Ben's takes long."""
+    if call.schema is not None:
+        return Script(json.dumps({"steps": STEPS}))
+    slow = bytes(call.prompt_ids).decode().rfind("has Ben?") > 0
+    return Script("it is 7\n#### 7", seconds=30 if slow else 0.0)
+
+
+async def test_one_that_is_left_in_mid_plan_pays_for_its_steps(redis_client: Redis) -> None:
+    """All that the shares of its budget have spent, whether they have ended or not."""
+    bench = Bench(redis_client, completion_tokens=100_000)
+    bench.pool = bench.reasoner._pool = FakePool(solve)
+    budget = Budget(completion_tokens=6000, candidates=24)
+    run = await keyed(bench, Options(strategy="plan", budget=budget), PLANNED)
+    await until(lambda: answered(run))
+    early = await bench.reasoner.earlier(run.trace.id, Tenant("a"))
+    assert early.before.spent == run_of(bench, run).spent
+    await leave(bench, run)
+    made = await bench.counted()
+    assert await charged(bench) == made > 0
+    left = await bench.reasoner.earlier(run.trace.id, Tenant("a"))
+    assert left.before.spent.completion_tokens == made
+    await bench.reasoner.drain(5)
+
+
+def answered(run: Run) -> bool:
+    """Whether a step of its plan has ended, as another is still under way."""
+    ended = [it for it in run.trace.events if it.kind is Kind.STEP and it.data["state"] == "ended"]
+    return len(ended) == 1
