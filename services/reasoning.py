@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,6 +35,7 @@ from services.resume import (
     Standing,
     Unsettled,
     allowed,
+    at_least,
     kept,
 )
 from services.second_tries import SecondTries
@@ -229,9 +230,10 @@ class Reasoner:
         before = earlier.before if earlier else None
         allowance = await self._reserve(tenant, trace_id, query, effort, before)
         try:
-            course = await self._opened(
+            opening = self._opened(
                 query, effort, trace_id, earlier, lease, tenant, allowance, admitted
             )
+            course = await _while_kept(allowance, opening)
         except BaseException:
             if allowance is not None:
                 # Out of reach, Redis lets it lapse.
@@ -275,6 +277,8 @@ class Reasoner:
         }
         strategy = begin(query, effort, **known)
         account = await self._ledger.open(trace_id, allowed(effort.budget, before))
+        if allowance is not None:
+            await allowance.check()
 
         trace = Trace(trace_id, self._traces, runner=lease.runner if lease else None)
         trace.append(
@@ -341,8 +345,33 @@ class Reasoner:
         allowance = await self._reserve(
             tenant, saved.id, saved.query, saved.effort, saved.before, whole=True
         )
+        opening = self._reopened(saved, standing, lease, due, allowance, admitted)
+        try:
+            course = await _while_kept(allowance, opening)
+        except Superseded:
+            raise  # what is set aside is for whoever took it over
+        except BaseException:
+            if allowance is not None:
+                # Out of reach, or with a Redis that has lost its data, it lapses.
+                with suppress(LedgerUnavailable, UnknownBudget):
+                    await allowance.settle(await self._spent(saved))
+            raise
+        return self._begin(course, lease, stream_tokens=stream_tokens)
+
+    async def _reopened(
+        self,
+        saved: Saved,
+        standing: Standing,
+        lease: Lease,
+        due: float | None,
+        allowance: Allowance | None,
+        admitted: Admitted,
+    ) -> _Course:
+        """All that a run goes on with, what was spent on it until now settled."""
         prompt = await self._prepare(saved.query, due)
         await self._ledger.open(saved.id, saved.limits)
+        if allowance is not None:
+            await allowance.check()
         trace = Trace(saved.id, self._traces, begun=saved.recorded, runner=lease.runner)
         trace.append(
             Kind.RESUMED,
@@ -353,7 +382,7 @@ class Reasoner:
             trace.append(Kind(news.kind), **news.data)
         account = await self._settle(trace, standing.unsettled)
         recollection = await self._recollect(saved, standing.search)
-        course = _Course(
+        return _Course(
             saved.query,
             saved.effort,
             trace,
@@ -362,7 +391,7 @@ class Reasoner:
             account,
             due,
             saved.before,
-            tenant,
+            lease.key.tenant,
             allowance,
             priority=admitted.priority,
             paid_before=account.spent,
@@ -370,7 +399,6 @@ class Reasoner:
             recall=lambda task: standing.begun.get(task.id) or recollection(task),
             first_op=standing.first_op,
         )
-        return self._begin(course, lease, stream_tokens=stream_tokens)
 
     async def settle(self, saved: Saved, lease: Lease) -> None:
         """See to it that the ledger has all of a request that has ended."""
@@ -423,11 +451,20 @@ class Reasoner:
         if saved is None or saved.tenant != tenant.id:
             raise gone
         try:
-            account = await self._ledger.account(trace_id)
+            spent = await self._spent(saved)
         except UnknownBudget:
             raise gone from None
-        spent = account.spent + (saved.before.spent if saved.before else Cost())
+        if saved.before is not None:
+            spent += saved.before.spent
         return Earlier(saved, Before(trace_id, spent))
+
+    async def _spent(self, saved: Saved) -> Cost:
+        """All that a request has spent, as far as is known. Of shares that are still open its
+        account knows nothing, but its trace does. Raises LedgerUnavailable, UnknownBudget.
+        """
+        account = await self._ledger.account(saved.id)
+        run = self.find(saved.id)
+        return at_least(saved.spent if run is None else run.spent, account.spent)
 
     async def _recollect(self, saved: Saved, search: Search) -> Callable[[Task], Result | None]:
         """What a request knew of an earlier one, if that is still there."""
@@ -589,11 +626,8 @@ class Reasoner:
         if lease is not None:
             await run.trace.kept()
         try:
-            if run.left:
-                account = await self._ledger.account(run.trace.id)
-            else:
-                account = await self._ledger.close(run.trace.id)
-            spent = account.spent
+            # What is left keeps its shares, and what was spent in them isn't the whole's yet.
+            spent = run.spent if run.left else (await self._ledger.close(run.trace.id)).spent
         except UnknownBudget:
             spent = run.spent  # Redis has lost its data, and the tenant has spent it all the same
         if run.allowance is not None:
@@ -640,6 +674,13 @@ def _side_by_side(manner: Manner, allowance: Allowance | None) -> Manner:
         return manner
     most = min(manner.max_in_flight, allowance.candidates_at_once)
     return replace(manner, max_in_flight=most)
+
+
+async def _while_kept(
+    allowance: Allowance | None, opening: Coroutine[Any, Any, _Course]
+) -> _Course:
+    """What a request begins with. However long that takes, nobody else gets what it set aside."""
+    return await (opening if allowance is None else allowance.while_kept(opening))
 
 
 def _held(run: Run, driver: Driver) -> AbstractAsyncContextManager[None]:

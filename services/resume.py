@@ -8,7 +8,7 @@ and told is its whole state, whatever its strategy: nothing here looks into it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from planner.domain import (
@@ -34,6 +34,8 @@ from services.tenants import LOCAL
 from services.trace import Event, Kind
 
 _NEWS = (Kind.PLANNED, Kind.STEP, Kind.DECIDED)
+_SUMS = (Kind.STANDING, Kind.CLOSED, Kind.SETTLED)
+"""What says how much was spent until then, in all shares."""
 _OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before", "tenant")
 """What is said of a request when it is opened; all the rest is what its search knew."""
 
@@ -115,6 +117,13 @@ class Saved:
     def limits(self) -> Budget:
         """What the ledger allows it."""
         return allowed(self.effort.budget, self.before)
+
+    @property
+    def spent(self) -> Cost:
+        """All that is known to have been spent by then, in whatever share of its budget."""
+        said = [Cost(**event.data["spent"]) for event in self.recorded if event.kind in _SUMS]
+        paid = _ops(self.recorded, Kind.PAID).values()
+        return at_least(said[-1] if said else Cost(), sum(paid, Cost()))
 
     def search(self) -> Search:
         """Its search, as it was before it was asked anything."""
@@ -278,6 +287,13 @@ def allowed(budget: Budget, before: Before | None) -> Budget:
 
     dimensions = ("completion_tokens", "reward_tokens", "candidates", "micro_usd")
     return replace(budget, **{name: rest(name) for name in dimensions})
+
+
+def at_least(one: Cost, other: Cost) -> Cost:
+    """What something cost of which two know that it cost no less."""
+    return Cost(
+        **{it.name: max(getattr(one, it.name), getattr(other, it.name)) for it in fields(Cost)}
+    )
 
 
 def kept(events: Iterable[Event]) -> int:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 from redis.exceptions import RedisError
 
@@ -33,6 +33,8 @@ from services.tenants import Tenant, TenantLimits
 if TYPE_CHECKING:
     from redis.asyncio import Redis
     from redis.commands.core import AsyncScript
+
+Answer = TypeVar("Answer")
 
 _Name: TypeAlias = Literal["reserve", "renew", "settle", "look"]
 
@@ -261,6 +263,21 @@ class Allowance:
             renewing = group.create_task(self._renew(lost))
             yield
             renewing.cancel()
+
+    async def while_kept(self, work: Awaitable[Answer]) -> Answer:
+        """What `work` comes to, with the lease renewed until then. Raises what it raises."""
+        try:
+            async with self.kept(lambda: None):
+                return await work
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def check(self) -> None:
+        """Raise LedgerUnavailable where the lease has run out, so that others may have it now."""
+        if not await self.allowances.renew(self.tenant, self.op):
+            raise LedgerUnavailable(
+                "What was set aside for the request was given back before it began. Try again."
+            )
 
     async def _renew(self, lost: Callable[[], object]) -> None:
         while True:

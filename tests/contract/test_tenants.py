@@ -14,7 +14,7 @@ from openai import RateLimitError
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from planner.domain import Prices
+from planner.domain import Cost, Prices
 from planner.errors import LedgerUnavailable
 from services.allowance import Allowances
 from services.budget import RedisLedger
@@ -396,3 +396,51 @@ async def test_a_key_that_was_made_opens_the_service(redis_client: Redis) -> Non
     assert reply.status_code == 200
     assert told["tenant"] == "anna"
     assert told["window"]["candidates"]["used"] == 16
+
+
+async def test_what_a_request_set_aside_stays_its_own_until_it_begins(redis_client: Redis) -> None:
+    """However long the engines take to read its prompt, nobody else gets it."""
+    bench = Bench(redis_client, lease_seconds=0.3, candidates=16)
+    prepare, ready = bench.pool.prepare, asyncio.Event()
+
+    async def slowly(*words: Any, **more: Any) -> Any:
+        await ready.wait()
+        return await prepare(*words, **more)
+
+    bench.pool.prepare = slowly  # type: ignore[method-assign]
+    async with serving(stage=bench.stage) as service:
+        for headers in ({}, {"idempotency-key": "order-17"}):
+            ready.clear()
+            first = asyncio.create_task(ask(service, headers=headers))
+            async with asyncio.timeout(20):
+                while not (await stands(service))["at_once"]["requests"]["under_way"]:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(1)
+            assert (await stands(service))["window"]["candidates"]["held"] == 16
+            assert (await ask(service)).status_code == 429
+            ready.set()
+            assert (await first).status_code == 200
+            told = await stands(service)
+            assert told["window"]["candidates"]["used"] == 16
+            await bench.reasoner.drain(5)
+            await redis_client.flushdb()
+
+
+async def test_a_request_doesnt_begin_with_what_it_has_lost(redis_client: Redis) -> None:
+    """It is refused with 503, and its worker is asked nothing."""
+    bench = Bench(redis_client, candidates=16)
+    prepare = bench.pool.prepare
+
+    async def lapses(*words: Any, **more: Any) -> Any:
+        tenant = Tenant("a", limits=bench.limits)
+        for key in await redis_client.hkeys("longthink:{tenant:a}:held"):
+            await bench.allowances.settle(tenant, key.decode(), Cost())
+        return await prepare(*words, **more)
+
+    bench.pool.prepare = lapses  # type: ignore[method-assign]
+    async with serving(stage=bench.stage) as service:
+        response = await ask(service)
+    await bench.reasoner.drain(5)
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "ledger_unavailable"
+    assert not bench.calls
