@@ -369,9 +369,7 @@ class Driver:
     def _take(self, news: _News) -> None:
         match news:
             case messages.Tokens() if news.id in self._flying:
-                # What the calls before this one wrote stays written.
-                after = len(self._flying[news.id].text)
-                self._trace.append(Kind.TOKENS, id=news.id, after=after, text=news.text)
+                self._wrote(self._flying[news.id], news)
             case messages.Generated() if news.id in self._flying:
                 self._landed(self._flying.pop(news.id), news)
             case messages.Generated() if news.id in self._twins:
@@ -552,7 +550,7 @@ class Driver:
                 self._waiting.pop(flight.task.id, None)
                 call = self._call_of(flight, stream=self._stream)
                 self._flying[call.id] = flight
-                flight.sent, flight.looked = self._loop.time(), 0.0
+                flight.sent, flight.looked, flight.shown = self._loop.time(), 0.0, False
                 batch.append(call)
         if batch:
             self._second.sent(sum(not flight.losses for flight in flights))
@@ -568,6 +566,17 @@ class Driver:
             cache_salt=self._cache_salt,
             priority=self._priority,
         )
+
+    def _wrote(self, flight: Flight, news: messages.Tokens) -> None:
+        """The call that carries a flight shows what it writes: no other may replace that now."""
+        # What the calls before this one wrote stays written.
+        after = len(flight.text)
+        self._trace.append(Kind.TOKENS, id=news.id, after=after, text=news.text)
+        flight.shown = True
+        call_id, twin = self._race(flight)
+        if twin is not None:
+            twin.racing = False
+            self._cancel({call_id})
 
     def _landed(self, flight: Flight, made: messages.Generated) -> None:
         """The call that carries a flight has ended. If another does the same, one is enough."""
@@ -670,7 +679,12 @@ class Driver:
                 await self._send_again(flight)
 
     def _is_late(self, flight: Flight, now: float) -> bool:
-        """Whether its call takes far longer than others do for as much."""
+        """Whether its call takes far longer than others do for as much, and nobody sees it write.
+
+        What was shown can't be taken back for what another call makes of it.
+        """
+        if flight.shown:
+            return False
         if now - flight.looked < _LOOK_SECONDS or now - flight.sent < LEAST_LATE_SECONDS:
             return False
         flight.looked = now

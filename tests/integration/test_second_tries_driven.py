@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from redis.asyncio import Redis
 
 from planner.domain import Budget
 from planner.effort import Options
+from services.reasoning import Reply
 from services.second_tries import RETRY_MOST, Paces, SecondTries
 from services.trace import Event, Kind
-from tests.integration.reasoning_bench import Bench, finished, told, wide
+from tests.integration.reasoning_bench import QUERY, Bench, finished, told, wide
 from workers.fake import FakePool, Script, Verdict
 from workers.messages import Generate, GenerationEvent
 
@@ -196,6 +198,43 @@ async def test_what_is_cut_off_ends_with_both_its_calls(redis_client: Redis) -> 
     assert account.held.completion_tokens == 0
     assert account.spent.completion_tokens == (await bench.counted())[0] - before[0]
     assert len(told(run.trace.events)) == 4
+
+
+# What is shown as it is written
+
+
+async def streamed(bench: Bench) -> tuple[Reply, list[Event]]:
+    """The reply of a request whose one candidate is shown as it is written, and its trace."""
+    options = Options(strategy="single")
+    run = await bench.reasoner.start(QUERY, options, trace_id=token_hex(8), stream_tokens=True)
+    async with asyncio.timeout(30):
+        reply = await run.reply()
+    await bench.reasoner.drain(5)
+    return reply, run.trace.events
+
+
+async def test_what_is_shown_as_it_is_written_is_not_raced(redis_client: Redis) -> None:
+    """It is slow, but goes well: another answer couldn't take the place of what was shown."""
+    script = Straggling(1, Script("b" * 20, 2.0), Script(TEXT))
+    bench = experienced(redis_client, FakePool(script, others=True))
+    script.begin()
+    _, events = await streamed(bench)
+    assert hedged(events) == []
+    assert [one["text"] for one in finished(events)] == ["b" * 20]
+
+
+async def test_a_race_is_over_once_a_call_shows_what_it_writes(redis_client: Redis) -> None:
+    """The first token comes after the second try was sent: that is cancelled, and paid for."""
+    script = Straggling(1, Script("bb", 4.0), Script(TEXT, 2.5))
+    bench = experienced(redis_client, FakePool(script, others=True))
+    before = await bench.counted()
+    script.begin()
+    reply, events = await streamed(bench)
+    assert len(hedged(events)) == 1
+    assert [one["text"] for one in finished(events)] == ["bb"]
+    spent = (await bench.ledger.account(reply.trace_id)).spent
+    assert spent.completion_tokens == (await bench.counted())[0] - before[0]
+    assert spent.candidates == 1
 
 
 # What is lost
