@@ -183,6 +183,7 @@ class Driver:
         self._notes: list[str] = []
         self._unscored = 0
         self._next_standing = 0.0
+        self._next_look = 0.0
         self._unreported = 0
         self._began = self._loop.time()
         self._hurried = False
@@ -336,14 +337,15 @@ class Driver:
         return most - len(self._idle()) - len(self._flying) - len(self._grading)
 
     async def _await(self, deadline: float | None) -> None:
-        """Wait for news, or for the deadline; send a second time what is late by then."""
+        """Wait for news, or for the deadline; now and then, send a second time what is late."""
         while self._second.hedging and self._flying:
-            look = self._loop.time() + _LOOK_SECONDS
-            if deadline is not None and deadline <= look:
+            if self._past(self._next_look):
+                await self._hedge()
+                self._next_look = self._loop.time() + _LOOK_SECONDS
+            if deadline is not None and deadline <= self._next_look:
                 break
-            if await self._hear(look):
+            if await self._hear(self._next_look):
                 return
-            await self._hedge()
         await self._hear(deadline)
 
     async def _hear(self, deadline: float | None) -> bool:
@@ -671,8 +673,8 @@ class Driver:
         One look at each call now and then is enough, and one second try.
         """
         now = self._loop.time()
-        for flight in list(self._flying.values()):
-            if self._is_late(flight, now) and self._pool.elsewhere(self._call_id(flight.op)):
+        for call_id, flight in list(self._flying.items()):
+            if self._is_late(flight, now) and self._pool.elsewhere(call_id):
                 if not self._second.hedges.take():
                     return
                 flight.looked = inf

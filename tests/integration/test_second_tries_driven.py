@@ -91,6 +91,24 @@ async def test_a_straggler_is_sent_a_second_time_and_the_first_to_end_wins(
     assert account.spent.candidates == 16
 
 
+async def test_a_straggler_is_found_among_many_that_end(redis_client: Redis) -> None:
+    """One call hangs while another ends every few moments: there are news all the time."""
+    place = -1
+
+    def script(call: Generate) -> Script:
+        nonlocal place
+        if call.rival:
+            return Script(TEXT)
+        place += 1
+        return Script("b", 0.1 * place) if place else Script("b", 60.0)
+
+    bench = experienced(redis_client, FakePool(script, others=True))
+    async with asyncio.timeout(30):
+        _, events = await bench.ask(wide(40))
+    first = next(at for at, event in enumerate(events) if event.kind is Kind.HEDGED)
+    assert len(told(events[:first])) < 30
+
+
 async def test_all_that_both_made_is_paid_for(redis_client: Redis) -> None:
     """What the beaten call came to until it was cancelled is charged to the token, too."""
     script = Straggling(3, Script("b" * 100, 30.0), Script(TEXT))
