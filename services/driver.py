@@ -482,6 +482,8 @@ class Driver:
             share = flight.task.share
             if share in short:
                 continue
+            # What a beaten twin holds comes back, too.
+            flies = bool(self._flying or self._twins)
             tokens = next_instalment(
                 self._purse(flight).left,
                 self._manner.prices,
@@ -489,9 +491,9 @@ class Driver:
                 missing=flight.missing,
                 likely=self._likely(flight),
                 waiting=sum(one.task.share == share for one in self._waiting.values()),
-                alone=not self._flying,
+                alone=not flies,
             )
-            if tokens == 0 and self._flying:
+            if tokens == 0 and flies:
                 short.add(share)
                 continue
             if tokens:
@@ -674,6 +676,8 @@ class Driver:
         """
         now = self._loop.time()
         for call_id, flight in list(self._flying.items()):
+            if call_id in self._cancelled:
+                continue
             if self._is_late(flight, now) and self._pool.elsewhere(call_id):
                 if not self._second.hedges.take():
                     return
