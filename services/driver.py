@@ -778,7 +778,7 @@ class Driver:
         elif made.lost and self._may_try_again(grading):
             self._rest(grading)
         else:
-            self._unscored += made.lost
+            self._unscored += made.lost or not made.worker  # none was there to take it
             self._tell(task, grading.result("failed", error=made.error))
 
     def _reading(self, candidate: Candidate) -> int:

@@ -95,8 +95,8 @@ class ServePool:
     `place` says which of its calls goes to which (see `workers.homes`). A batch that no replica
     takes within `patience_seconds` is lost, and so is what a replica has that says nothing for
     `silence_seconds`. A search does without its grades rather than wait for a reward model: only
-    the first batch waits for `grading_patience_seconds`, and while none is there all others are
-    lost at once.
+    the first batch waits for `grading_patience_seconds`, and while none is there all others fail at
+    once.
     """
 
     def __init__(
@@ -437,8 +437,9 @@ class _Flight:
         if not batch:
             return
         if not (patience := self.crew.wait()):
+            # Nothing was sent: it cost nothing, and another try would find as little.
             error = f"No {self.crew.name} is there."
-            for ended in self._end(self.calls, "failed", error=error, lost=True):
+            for ended in self._end(self.calls, "failed", error=error):
                 yield ended
             return
         async with aclosing(_items(self.crew, batch, self._home, self._rival)) as items:

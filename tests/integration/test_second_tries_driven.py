@@ -18,7 +18,7 @@ from services.second_tries import RETRY_MOST, Paces, SecondTries
 from services.trace import Event, Kind
 from tests.integration.reasoning_bench import QUERY, Bench, finished, told, wide
 from workers.fake import FakePool, Script, Verdict
-from workers.messages import Generate, GenerationEvent
+from workers.messages import Generate, GenerationEvent, Grade, Graded
 
 TEXT = "a" * 25 + "\n#### 7"
 
@@ -328,3 +328,25 @@ async def test_without_its_reward_model_a_search_ends_with_what_it_has(
     assert reply.outcome.answer is not None
     assert any("reward model was lost" in note for note in reply.outcome.notes)
     assert (await bench.ledger.account(reply.trace_id)).held.reward_tokens == 0
+
+
+class Ungraded(FakePool):
+    """Nothing is there that could grade, which is said at once."""
+
+    async def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
+        """See `workers.ports.Pool`."""
+        for call in batch:
+            yield Graded(call.id, "failed", error="No reward model is there.")
+
+
+async def test_a_reward_model_that_is_not_there_costs_no_tokens_and_no_tries(
+    redis_client: Redis,
+) -> None:
+    """Nothing was sent: the tries are left for what was, and the reply says what is missing."""
+    bench = Bench(redis_client, Ungraded(lambda _: Script(TEXT)))
+    second = bench.reasoner._second_tries = SecondTries()
+    reply, _ = await bench.ask(wide(8, strategy="best_of_n"))
+    assert reply.outcome.answer == "7"
+    assert any("8 gradings failed" in note for note in reply.outcome.notes)
+    assert (await bench.ledger.account(reply.trace_id)).spent.reward_tokens == 0
+    assert sum(second.retries.take() for _ in range(2 * RETRY_MOST)) == RETRY_MOST

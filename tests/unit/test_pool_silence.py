@@ -208,17 +208,24 @@ class Absent:
 
 
 async def test_a_reward_model_that_is_gone_is_waited_for_once() -> None:
-    """Then what it is asked is lost at once, but for a probe now and then; it is found again."""
+    """Then what it is asked fails at once, and isn't lost, but for a probe now and then; it is
+    found again.
+    """
     reward = Absent()
     pool = pool_of(Replicas(), reward=cast("Handle", reward), grading_patience_seconds=0.2)
 
     async def grade() -> bool:
         one = Grade(f"grade-{time.monotonic_ns()}", (("user", "?"),), ("a",), 100)
-        return (await graded(pool.grade((one,))))[one.id].lost
+        ended.append((await graded(pool.grade((one,))))[one.id])
+        return ended[-1].finish == "failed"
 
+    ended: list[Graded] = []
     assert await grade()
+    assert ended[-1].lost
     began = time.monotonic()
     assert all([await grade() for _ in range(20)])
+    assert sum(one.lost for one in ended) == reward.sent
+    assert {one.worker for one in ended} == {""}
     assert reward.sent <= 1 + (time.monotonic() - began) // 1.0 + 1
     reward.back.set()
     async with asyncio.timeout(10):
