@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -232,3 +233,45 @@ async def test_a_reward_model_that_is_gone_is_waited_for_once() -> None:
         while await grade():
             await asyncio.sleep(0.05)
     assert not any([await grade() for _ in range(5)])
+
+
+async def test_a_probe_that_nobody_wants_any_more_makes_room_for_another() -> None:
+    """It is cancelled before a reward model took it: the next one finds out what it was to."""
+    reward = Absent()
+    pool = pool_of(Replicas(), reward=cast("Handle", reward), grading_patience_seconds=0.2)
+    names = (f"grade-{place}" for place in count())
+
+    def one() -> Grade:
+        return Grade(next(names), (("user", "?"),), ("a",), 100)
+
+    await graded(pool.grade((one(),)))
+    async with asyncio.timeout(10):
+        while reward.sent < 2:
+            probe = one()
+            reading = asyncio.ensure_future(graded(pool.grade((probe,))))
+            await asyncio.sleep(0.02)
+            await pool.cancel([probe.id])
+            ended = (await reading)[probe.id]
+    assert ended.finish == "cancelled"
+    reward.back.set()
+    last = one()
+    assert (await graded(pool.grade((last,))))[last.id].finish == "done"
+
+
+async def test_a_replica_that_stops_makes_no_cancellation_fail() -> None:
+    """Serve says of it that it was cancelled itself, which nobody here was."""
+
+    class Stopping(Replicas):
+        """Replicas that are stopped when they are to cancel anything."""
+
+        async def _stop(self, ids: Any, *, replica: str) -> None:
+            raise asyncio.CancelledError
+
+    replicas = Stopping(seconds=0.3)
+    replicas.cancel = Method(replicas._stop)
+    pool = pool_of(replicas)
+    first = call()
+    reading = asyncio.ensure_future(ends(pool.generate((first,))))
+    await asyncio.sleep(0.1)
+    await pool.cancel([first.id])
+    await reading
