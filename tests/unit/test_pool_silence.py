@@ -244,6 +244,7 @@ async def test_a_probe_that_nobody_wants_any_more_makes_room_for_another() -> No
     def one() -> Grade:
         return Grade(next(names), (("user", "?"),), ("a",), 100)
 
+    ended: list[Graded] = []
     await graded(pool.grade((one(),)))
     async with asyncio.timeout(10):
         while reward.sent < 2:
@@ -251,8 +252,8 @@ async def test_a_probe_that_nobody_wants_any_more_makes_room_for_another() -> No
             reading = asyncio.ensure_future(graded(pool.grade((probe,))))
             await asyncio.sleep(0.02)
             await pool.cancel([probe.id])
-            ended = (await reading)[probe.id]
-    assert ended.finish == "cancelled"
+            ended.append((await reading)[probe.id])
+    assert ended[-1].finish == "cancelled"
     reward.back.set()
     last = one()
     assert (await graded(pool.grade((last,))))[last.id].finish == "done"
