@@ -183,6 +183,7 @@ class Driver:
         self._notes: list[str] = []
         self._unscored = 0
         self._next_standing = 0.0
+        self._next_look = 0.0
         self._unreported = 0
         self._began = self._loop.time()
         self._hurried = False
@@ -336,14 +337,15 @@ class Driver:
         return most - len(self._idle()) - len(self._flying) - len(self._grading)
 
     async def _await(self, deadline: float | None) -> None:
-        """Wait for news, or for the deadline; send a second time what is late by then."""
+        """Wait for news, or for the deadline; now and then, send a second time what is late."""
         while self._second.hedging and self._flying:
-            look = self._loop.time() + _LOOK_SECONDS
-            if deadline is not None and deadline <= look:
+            if self._past(self._next_look):
+                await self._hedge()
+                self._next_look = self._loop.time() + _LOOK_SECONDS
+            if deadline is not None and deadline <= self._next_look:
                 break
-            if await self._hear(look):
+            if await self._hear(self._next_look):
                 return
-            await self._hedge()
         await self._hear(deadline)
 
     async def _hear(self, deadline: float | None) -> bool:
@@ -369,9 +371,7 @@ class Driver:
     def _take(self, news: _News) -> None:
         match news:
             case messages.Tokens() if news.id in self._flying:
-                # What the calls before this one wrote stays written.
-                after = len(self._flying[news.id].text)
-                self._trace.append(Kind.TOKENS, id=news.id, after=after, text=news.text)
+                self._wrote(self._flying[news.id], news)
             case messages.Generated() if news.id in self._flying:
                 self._landed(self._flying.pop(news.id), news)
             case messages.Generated() if news.id in self._twins:
@@ -482,6 +482,8 @@ class Driver:
             share = flight.task.share
             if share in short:
                 continue
+            # What a beaten twin holds comes back, too.
+            flies = bool(self._flying or self._twins)
             tokens = next_instalment(
                 self._purse(flight).left,
                 self._manner.prices,
@@ -489,9 +491,9 @@ class Driver:
                 missing=flight.missing,
                 likely=self._likely(flight),
                 waiting=sum(one.task.share == share for one in self._waiting.values()),
-                alone=not self._flying,
+                alone=not flies,
             )
-            if tokens == 0 and self._flying:
+            if tokens == 0 and flies:
                 short.add(share)
                 continue
             if tokens:
@@ -552,7 +554,7 @@ class Driver:
                 self._waiting.pop(flight.task.id, None)
                 call = self._call_of(flight, stream=self._stream)
                 self._flying[call.id] = flight
-                flight.sent, flight.looked = self._loop.time(), 0.0
+                flight.sent, flight.looked, flight.shown = self._loop.time(), 0.0, False
                 batch.append(call)
         if batch:
             self._second.sent(sum(not flight.losses for flight in flights))
@@ -568,6 +570,17 @@ class Driver:
             cache_salt=self._cache_salt,
             priority=self._priority,
         )
+
+    def _wrote(self, flight: Flight, news: messages.Tokens) -> None:
+        """The call that carries a flight shows what it writes: no other may replace that now."""
+        # What the calls before this one wrote stays written.
+        after = len(flight.text)
+        self._trace.append(Kind.TOKENS, id=news.id, after=after, text=news.text)
+        flight.shown = True
+        call_id, twin = self._race(flight)
+        if twin is not None:
+            twin.racing = False
+            self._cancel({call_id})
 
     def _landed(self, flight: Flight, made: messages.Generated) -> None:
         """The call that carries a flight has ended. If another does the same, one is enough."""
@@ -662,15 +675,22 @@ class Driver:
         One look at each call now and then is enough, and one second try.
         """
         now = self._loop.time()
-        for flight in list(self._flying.values()):
-            if self._is_late(flight, now) and self._pool.elsewhere(self._call_id(flight.op)):
+        for call_id, flight in list(self._flying.items()):
+            if call_id in self._cancelled:
+                continue
+            if self._is_late(flight, now) and self._pool.elsewhere(call_id):
                 if not self._second.hedges.take():
                     return
                 flight.looked = inf
                 await self._send_again(flight)
 
     def _is_late(self, flight: Flight, now: float) -> bool:
-        """Whether its call takes far longer than others do for as much."""
+        """Whether its call takes far longer than others do for as much, and nobody sees it write.
+
+        What was shown can't be taken back for what another call makes of it.
+        """
+        if flight.shown:
+            return False
         if now - flight.looked < _LOOK_SECONDS or now - flight.sent < LEAST_LATE_SECONDS:
             return False
         flight.looked = now
@@ -758,7 +778,7 @@ class Driver:
         elif made.lost and self._may_try_again(grading):
             self._rest(grading)
         else:
-            self._unscored += made.lost
+            self._unscored += made.lost or not made.worker  # none was there to take it
             self._tell(task, grading.result("failed", error=made.error))
 
     def _reading(self, candidate: Candidate) -> int:

@@ -55,6 +55,8 @@ class Flight:
     """When its present call was sent, on the loop's clock."""
     looked: float = 0.0
     """When it was last looked whether that call is late; never again, once it was sent twice."""
+    shown: bool = False
+    """Whether anything that call wrote can have been shown to somebody."""
 
     @property
     def kind(self) -> tuple[str, bool, str]:

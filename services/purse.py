@@ -47,6 +47,8 @@ class Purse:
         self._account = account
         self._opened_with = account.limits
         self._uncommitted: list[Commit] = []
+        self._noted = 0
+        """So many of them are in the journal, from the first on."""
 
     @property
     def left(self) -> Budget:
@@ -80,10 +82,12 @@ class Purse:
         """Carry over all that is owed, in one call. Raises LedgerUnavailable, losing nothing."""
         if owed := tuple(self._uncommitted):
             if self._journal is not None:
-                await self._journal.paid(self.budget, owed)
+                fresh, self._noted = owed[self._noted :], len(owed)
+                await self._journal.paid(self.budget, fresh)
             async with _known():
                 self._account = await self._ledger.commit(self.budget, owed)
             del self._uncommitted[: len(owed)]
+            self._noted -= len(owed)
 
     async def reopen(self, spent: Cost) -> None:
         """Book all that was spent, with a Redis that knows nothing of it. Raises LedgerUnavailable.
@@ -94,6 +98,7 @@ class Purse:
         async with _known():
             self._account = await self._ledger.commit(self.budget, (Commit(_BEFORE, spent),))
         self._uncommitted.clear()
+        self._noted = 0
 
     async def resize(self, limits: Budget) -> None:
         """Have another limit on what it may spend in all. Raises LedgerUnavailable."""

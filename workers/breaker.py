@@ -69,6 +69,11 @@ class Breaker:
         """A probe is on its way to the worker."""
         self.probed = now
 
+    def withdrawn(self, sent: float) -> None:
+        """The probe that was sent then has ended without a word of the worker: another may go."""
+        if self.probed == sent:
+            self.probed = None
+
     def lost(self, now: float, *, hung: bool = False) -> None:
         """The worker lost a call, or was found to hang. What was sent before it opened may end
         long after that: it makes no difference then.
@@ -125,6 +130,11 @@ class Breakers:
                 breaker.sent(now)
                 return name
         return ""
+
+    def withdrawn(self, name: str, sent: float) -> None:
+        """See `Breaker.withdrawn`."""
+        if breaker := self._by_name.get(name):
+            breaker.withdrawn(sent)
 
     def states(self, now: float) -> dict[str, State]:
         """What each is that isn't simply closed."""

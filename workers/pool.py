@@ -95,8 +95,8 @@ class ServePool:
     `place` says which of its calls goes to which (see `workers.homes`). A batch that no replica
     takes within `patience_seconds` is lost, and so is what a replica has that says nothing for
     `silence_seconds`. A search does without its grades rather than wait for a reward model: only
-    the first batch waits for `grading_patience_seconds`, and while none is there all others are
-    lost at once.
+    the first batch waits for `grading_patience_seconds`, and while none is there all others fail at
+    once.
     """
 
     def __init__(
@@ -314,8 +314,9 @@ class _Crew:
         for name in self.avoided():
             self.homes.leave(name)
         flights = []
-        if calls and not rival and (probe := self.breakers.probe(time.monotonic())):
-            flights.append(_Flight(self, probe, calls[:1]))
+        now = time.monotonic()
+        if calls and not rival and (probe := self.breakers.probe(now)):
+            flights.append(_Flight(self, probe, calls[:1], probed=now))
             calls = calls[1:]
         shares = self.homes.share([call.branch for call in calls], self._loads(), rival)
         flights += [
@@ -332,11 +333,10 @@ class _Crew:
         """How many replicas there should be beside this one and those that are avoided."""
         return self.homes.replicas - len({replica, *self.avoided()})
 
-    def wait(self) -> float:
+    def wait(self, now: float) -> float:
         """How long a batch may wait now until it is taken; 0 where none is there to take it."""
         if not self.patience.dispensable:
             return self.patience.taken
-        now = time.monotonic()
         if not self.presence.allows(now):
             return 0.0
         if self.presence.state(now) == "closed":
@@ -366,6 +366,11 @@ class _Crew:
             hung = isinstance(how, _SilentError | _AbsentError)
             self.breakers.of(replica).lost(time.monotonic(), hung=hung)
 
+    def withdrawn(self, home: str, probed: float, waited: float) -> None:
+        """A flight is over. If it was a probe and nothing was heard of it, another may follow."""
+        self.breakers.withdrawn(home, probed)
+        self.presence.withdrawn(waited)
+
     def _loads(self) -> Counter[str]:
         """The calls in flight by replica; "" has those for which none is known yet."""
         loads: Counter[str] = Counter()
@@ -377,14 +382,24 @@ class _Crew:
 class _Flight:
     """A share of a batch on its way to one replica, and its calls that haven't ended.
 
-    `home` is the replica that should take it, "" for any; `rival` one that shouldn't.
+    `home` is the replica that should take it, "" for any; `rival` one that shouldn't; `probed` when
+    it was made a probe of its home.
     """
 
-    def __init__(self, crew: _Crew, home: str, share: Sequence[AnyCall], rival: str = "") -> None:
+    def __init__(
+        self,
+        crew: _Crew,
+        home: str,
+        share: Sequence[AnyCall],
+        rival: str = "",
+        probed: float = 0.0,
+    ) -> None:
         self.calls: dict[str, AnyCall] = {call.id: call for call in share}
         self.crew = crew
         self._home = home
         self._rival = rival
+        self._probed = probed
+        self._waited = 0.0
         self._replica = ""
         self._dropped: set[str] = set()
         self._unwanted = asyncio.Event()
@@ -409,6 +424,9 @@ class _Flight:
             async with asyncio.timeout(patience):
                 call = partial(self.crew.handle.cancel.remote, sorted(ids), replica=self._replica)
                 await _detached(call)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
         except (TimeoutError, *_TRANSPORT_ERRORS):
             # The replica is going, and its calls with it, which is all that was wanted.
             return
@@ -426,6 +444,7 @@ class _Flight:
         finally:
             # What its reader left in it is no load any more, however long something refers to it.
             self.crew.flights.discard(self)
+            self.crew.withdrawn(self._home, self._probed, self._waited)
         for ended in self._end(self.calls, "failed", error=why, lost=True):
             yield ended
 
@@ -436,9 +455,11 @@ class _Flight:
         batch = tuple(self.calls.values())
         if not batch:
             return
-        if not (patience := self.crew.wait()):
+        self._waited = time.monotonic()
+        if not (patience := self.crew.wait(self._waited)):
+            # Nothing was sent: it cost nothing, and another try would find as little.
             error = f"No {self.crew.name} is there."
-            for ended in self._end(self.calls, "failed", error=error, lost=True):
+            for ended in self._end(self.calls, "failed", error=error):
                 yield ended
             return
         async with aclosing(_items(self.crew, batch, self._home, self._rival)) as items:
@@ -581,15 +602,21 @@ async def _items(
         async for item in response:
             yield item
     except asyncio.CancelledError:
-        # Serve says this too when it is the replica that was told to stop.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if _is_cancelled():
             raise
         raise _LostError("The replica was stopped.") from None
     except _TRANSPORT_ERRORS as lost:
         raise _LostError(_summary(lost)) from lost
     finally:
         response.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Whether a CancelledError is for this task. Serve raises it, too, where it is the replica that
+    was told to stop.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _detached(call: Callable[[], Item]) -> Item:

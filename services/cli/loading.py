@@ -159,7 +159,7 @@ def run(plan: Plan, url: str, console: Console, sight: Sight | None = None) -> L
             swarm, soaked = _watched(watch, plan, url, model, console)
     records = judge(swarm.records)
     seconds = min(plan.seconds, swarm.seconds) if swarm.interrupted else plan.seconds
-    told = report(records, seconds, plan.timely)
+    told = report(records, seconds, plan.timely, interrupted=swarm.interrupted)
     return Loaded(plan, model, records, told, swarm.interrupted, *(soaked or ()))
 
 
@@ -249,7 +249,6 @@ def in_json(loaded: Loaded) -> str:
     said = {
         "plan": loaded.plan.described(),
         "model": loaded.model,
-        "interrupted": loaded.interrupted,
         **asdict(loaded.report),
     }
     if loaded.soak is not None:
@@ -349,6 +348,11 @@ def _amiss(loaded: Loaded) -> Iterator[str]:
             yield f"{one.without_retry_after} of {one.count} refusals ({kind}) had no Retry-After."
     for reason, count in told.failures[:5]:
         yield f"Failed: {count} x {reason}"
+    if told.unanswered:
+        yield (
+            f"Never answered: {told.unanswered} requests still waited when the load was over. They "
+            "count in the latencies with what they had waited until then."
+        )
     for spent in told.overspent[:5]:
         yield f"Overspent: {spent}"
     yield from () if loaded.soak is None else loaded.soak.amiss()

@@ -2,7 +2,8 @@
 
 Pure arithmetic on the records. What always holds: a latency counts from when the request was meant
 to be sent, so that a service that stalls is charged with every request that should have come
-meanwhile; the window is as long as requests were sent, and only what ended in it counts a second.
+meanwhile, and what never ended took at least until the load was over; the window is as long as
+requests were sent, and only what ended in it counts a second.
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All figures of a load: together, and by split, effort, tenant and kind of reply."""
+    """All figures of a load: together, and by split, effort, tenant and kind of reply.
+
+    What didn't end is nobody's fault where the load was `interrupted`.
+    """
 
     seconds: float
     together: Figures
@@ -94,11 +98,17 @@ class Report:
     refusals: tuple[Refusals, ...]
     failures: tuple[tuple[str, int], ...]
     overspent: tuple[str, ...]
+    interrupted: bool = False
+
+    @property
+    def unanswered(self) -> int:
+        """The requests that the service left without any reply."""
+        return 0 if self.interrupted else self.together.unfinished
 
     @property
     def sound(self) -> bool:
-        """Whether nothing failed but by a refusal, and nothing overspent."""
-        return not self.together.failed and not self.overspent
+        """Whether all came to an end, nothing failed but by a refusal, and nothing overspent."""
+        return not (self.together.failed or self.unanswered or self.overspent)
 
 
 _BY: dict[str, Callable[[Sent], str]] = {
@@ -109,7 +119,9 @@ _BY: dict[str, Callable[[Sent], str]] = {
 }
 
 
-def report(records: Sequence[Sent], seconds: float, timely: float | None) -> Report:
+def report(
+    records: Sequence[Sent], seconds: float, timely: float | None, *, interrupted: bool = False
+) -> Report:
     """The figures of a load in which requests were sent for so many seconds.
 
     A reply is in time up to `timely` seconds, always where that is None.
@@ -118,27 +130,37 @@ def report(records: Sequence[Sent], seconds: float, timely: float | None) -> Rep
     for kind, name_of in _BY.items():
         names = sorted({name_of(one) for one in records})
         groups[kind] = tuple(
-            figures(name, [one for one in records if name_of(one) == name], seconds, timely)
+            figures(
+                name, [one for one in records if name_of(one) == name], seconds, timely, interrupted
+            )
             for name in names
         )
     return Report(
         seconds=seconds,
-        together=figures("all", records, seconds, timely),
+        together=figures("all", records, seconds, timely, interrupted),
         groups={kind: rows for kind, rows in groups.items() if len(rows) > 1},
         refusals=tuple(refusals(records)),
         failures=tuple(Counter(_told(one) for one in _those(records, End.FAILED)).most_common()),
+        interrupted=interrupted,
         overspent=tuple(
             f"{one.trace_id}: {', '.join(one.overspent)}" for one in records if one.overspent
         ),
     )
 
 
-def figures(name: str, records: Sequence[Sent], seconds: float, timely: float | None) -> Figures:
+def figures(
+    name: str,
+    records: Sequence[Sent],
+    seconds: float,
+    timely: float | None,
+    interrupted: bool = False,
+) -> Figures:
     """The figures of these requests."""
     answered = _those(records, End.ANSWERED)
     right = [one for one in answered if one.right]
     timed = [one for one in answered if in_time(one, timely)]
     good = [one for one in right if in_time(one, timely)]
+    waited = answered if interrupted else [*answered, *_those(records, End.UNFINISHED)]
     tokens = sum(one.completion_tokens for one in answered)
     ends = Counter(one.end for one in records)
     return Figures(
@@ -158,7 +180,7 @@ def figures(name: str, records: Sequence[Sent], seconds: float, timely: float | 
         goodput=_rate(good, seconds),
         accuracy=len(right) / len(answered) if answered else None,
         tokens_per_right=tokens / len(right) if right else None,
-        latency=Spread.of(one.latency for one in answered),
+        latency=Spread.of(one.latency for one in waited),
         first_progress=Spread.of(one.first - one.due for one in records if one.first is not None),
         seconds_late=Spread.of(one.late for one in records),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from redis.asyncio import Redis
 
 from planner.domain import Budget
 from planner.effort import Options
+from services.reasoning import Reply
 from services.second_tries import RETRY_MOST, Paces, SecondTries
 from services.trace import Event, Kind
-from tests.integration.reasoning_bench import Bench, finished, told, wide
+from tests.integration.reasoning_bench import QUERY, Bench, finished, told, wide
 from workers.fake import FakePool, Script, Verdict
-from workers.messages import Generate, GenerationEvent
+from workers.messages import Generate, GenerationEvent, Grade, Graded
 
 TEXT = "a" * 25 + "\n#### 7"
 
@@ -87,6 +89,24 @@ async def test_a_straggler_is_sent_a_second_time_and_the_first_to_end_wins(
     account = await bench.ledger.account(reply.trace_id)
     assert account.held.completion_tokens == account.held.candidates == 0
     assert account.spent.candidates == 16
+
+
+async def test_a_straggler_is_found_among_many_that_end(redis_client: Redis) -> None:
+    """One call hangs while another ends every few moments: there are news all the time."""
+    place = -1
+
+    def script(call: Generate) -> Script:
+        nonlocal place
+        if call.rival:
+            return Script(TEXT)
+        place += 1
+        return Script("b", 0.1 * place) if place else Script("b", 60.0)
+
+    bench = experienced(redis_client, FakePool(script, others=True))
+    async with asyncio.timeout(30):
+        _, events = await bench.ask(wide(40))
+    first = next(at for at, event in enumerate(events) if event.kind is Kind.HEDGED)
+    assert len(told(events[:first])) < 30
 
 
 async def test_all_that_both_made_is_paid_for(redis_client: Redis) -> None:
@@ -198,6 +218,43 @@ async def test_what_is_cut_off_ends_with_both_its_calls(redis_client: Redis) -> 
     assert len(told(run.trace.events)) == 4
 
 
+# What is shown as it is written
+
+
+async def streamed(bench: Bench) -> tuple[Reply, list[Event]]:
+    """The reply of a request whose one candidate is shown as it is written, and its trace."""
+    options = Options(strategy="single")
+    run = await bench.reasoner.start(QUERY, options, trace_id=token_hex(8), stream_tokens=True)
+    async with asyncio.timeout(30):
+        reply = await run.reply()
+    await bench.reasoner.drain(5)
+    return reply, run.trace.events
+
+
+async def test_what_is_shown_as_it_is_written_is_not_raced(redis_client: Redis) -> None:
+    """It is slow, but goes well: another answer couldn't take the place of what was shown."""
+    script = Straggling(1, Script("b" * 20, 2.0), Script(TEXT))
+    bench = experienced(redis_client, FakePool(script, others=True))
+    script.begin()
+    _, events = await streamed(bench)
+    assert hedged(events) == []
+    assert [one["text"] for one in finished(events)] == ["b" * 20]
+
+
+async def test_a_race_is_over_once_a_call_shows_what_it_writes(redis_client: Redis) -> None:
+    """The first token comes after the second try was sent: that is cancelled, and paid for."""
+    script = Straggling(1, Script("bb", 4.0), Script(TEXT, 2.5))
+    bench = experienced(redis_client, FakePool(script, others=True))
+    before = await bench.counted()
+    script.begin()
+    reply, events = await streamed(bench)
+    assert len(hedged(events)) == 1
+    assert [one["text"] for one in finished(events)] == ["bb"]
+    spent = (await bench.ledger.account(reply.trace_id)).spent
+    assert spent.completion_tokens == (await bench.counted())[0] - before[0]
+    assert spent.candidates == 1
+
+
 # What is lost
 
 
@@ -271,3 +328,25 @@ async def test_without_its_reward_model_a_search_ends_with_what_it_has(
     assert reply.outcome.answer is not None
     assert any("reward model was lost" in note for note in reply.outcome.notes)
     assert (await bench.ledger.account(reply.trace_id)).held.reward_tokens == 0
+
+
+class Ungraded(FakePool):
+    """Nothing is there that could grade, which is said at once."""
+
+    async def grade(self, batch: tuple[Grade, ...]) -> AsyncIterator[Graded]:
+        """See `workers.ports.Pool`."""
+        for call in batch:
+            yield Graded(call.id, "failed", error="No reward model is there.")
+
+
+async def test_a_reward_model_that_is_not_there_costs_no_tokens_and_no_tries(
+    redis_client: Redis,
+) -> None:
+    """Nothing was sent: the tries are left for what was, and the reply says what is missing."""
+    bench = Bench(redis_client, Ungraded(lambda _: Script(TEXT)))
+    second = bench.reasoner._second_tries = SecondTries()
+    reply, _ = await bench.ask(wide(8, strategy="best_of_n"))
+    assert reply.outcome.answer == "7"
+    assert any("8 gradings failed" in note for note in reply.outcome.notes)
+    assert (await bench.ledger.account(reply.trace_id)).spent.reward_tokens == 0
+    assert sum(second.retries.take() for _ in range(2 * RETRY_MOST)) == RETRY_MOST

@@ -28,6 +28,20 @@ def sent(place: int, due: float, took: float, **said: Any) -> Sent:
     return Sent(place=place, due=due, ended=due + took, **{**usual, **said})
 
 
+def test_what_is_never_answered_is_the_slowest_of_all() -> None:
+    """A service that hangs is neither sound nor fast; Ctrl-C is nothing it could help."""
+    hung = [sent(place, 0, 30, end=End.UNFINISHED, status=None) for place in range(6)]
+    records = [sent(9, 0, 1), *hung]
+    told = report(records, 10, None)
+    assert told.together.latency is not None
+    assert (told.together.latency.count, told.together.latency.p50) == (7, 30)
+    assert (told.sound, told.unanswered) == (False, 6)
+    cut = report(records, 10, None, interrupted=True)
+    assert cut.together.latency is not None
+    assert cut.together.latency.max == 1
+    assert (cut.sound, cut.unanswered) == (True, 0)
+
+
 def test_percentiles_are_nearest_ranks() -> None:
     """The smallest value that so many percent are no greater than."""
     ranked = [float(one) for one in range(1, 101)]
@@ -71,7 +85,7 @@ def test_goodput_is_what_was_right_and_in_time_in_the_window() -> None:
 
 
 def test_every_end_is_counted() -> None:
-    """What isn't answered has no latency, but for refusals, which have one of their own."""
+    """What failed or hung up has no latency; refusals have one of their own."""
     records = [
         sent(0, 0, 1, right=True),
         sent(1, 0, 0.02, end=End.REFUSED, status=429, code="queue_full", retry_after=True),
@@ -85,7 +99,7 @@ def test_every_end_is_counted() -> None:
     all_ = told.together
     assert (all_.sent, all_.answered, all_.refused, all_.failed) == (7, 1, 3, 1)
     assert (all_.hung_up, all_.unfinished) == (1, 1)
-    assert all_.latency == Spread(1, 1, 1, 1, 1, 1)
+    assert all_.latency == Spread(2, p50=1, p90=9, p95=9, p99=9, max=9)
     kinds = [(one.status, one.code, one.count, one.without_retry_after) for one in told.refusals]
     assert kinds == [(429, "queue_full", 2, 1), (503, "draining", 1, 0)]
     assert told.refusals[0].latency.max == pytest.approx(0.03)

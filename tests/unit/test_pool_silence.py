@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -208,20 +209,70 @@ class Absent:
 
 
 async def test_a_reward_model_that_is_gone_is_waited_for_once() -> None:
-    """Then what it is asked is lost at once, but for a probe now and then; it is found again."""
+    """Then what it is asked fails at once, and isn't lost, but for a probe now and then; it is
+    found again.
+    """
     reward = Absent()
     pool = pool_of(Replicas(), reward=cast("Handle", reward), grading_patience_seconds=0.2)
 
     async def grade() -> bool:
         one = Grade(f"grade-{time.monotonic_ns()}", (("user", "?"),), ("a",), 100)
-        return (await graded(pool.grade((one,))))[one.id].lost
+        ended.append((await graded(pool.grade((one,))))[one.id])
+        return ended[-1].finish == "failed"
 
+    ended: list[Graded] = []
     assert await grade()
+    assert ended[-1].lost
     began = time.monotonic()
     assert all([await grade() for _ in range(20)])
+    assert sum(one.lost for one in ended) == reward.sent
+    assert {one.worker for one in ended} == {""}
     assert reward.sent <= 1 + (time.monotonic() - began) // 1.0 + 1
     reward.back.set()
     async with asyncio.timeout(10):
         while await grade():
             await asyncio.sleep(0.05)
     assert not any([await grade() for _ in range(5)])
+
+
+async def test_a_probe_that_nobody_wants_any_more_makes_room_for_another() -> None:
+    """It is cancelled before a reward model took it: the next one finds out what it was to."""
+    reward = Absent()
+    pool = pool_of(Replicas(), reward=cast("Handle", reward), grading_patience_seconds=0.2)
+    names = (f"grade-{place}" for place in count())
+
+    def one() -> Grade:
+        return Grade(next(names), (("user", "?"),), ("a",), 100)
+
+    ended: list[Graded] = []
+    await graded(pool.grade((one(),)))
+    async with asyncio.timeout(10):
+        while reward.sent < 2:
+            probe = one()
+            reading = asyncio.ensure_future(graded(pool.grade((probe,))))
+            await asyncio.sleep(0.02)
+            await pool.cancel([probe.id])
+            ended.append((await reading)[probe.id])
+    assert ended[-1].finish == "cancelled"
+    reward.back.set()
+    last = one()
+    assert (await graded(pool.grade((last,))))[last.id].finish == "done"
+
+
+async def test_a_replica_that_stops_makes_no_cancellation_fail() -> None:
+    """Serve says of it that it was cancelled itself, which nobody here was."""
+
+    class Stopping(Replicas):
+        """Replicas that are stopped when they are to cancel anything."""
+
+        async def _stop(self, ids: Any, *, replica: str) -> None:
+            raise asyncio.CancelledError
+
+    replicas = Stopping(seconds=0.3)
+    replicas.cancel = Method(replicas._stop)
+    pool = pool_of(replicas)
+    first = call()
+    reading = asyncio.ensure_future(ends(pool.generate((first,))))
+    await asyncio.sleep(0.1)
+    await pool.cancel([first.id])
+    await reading
