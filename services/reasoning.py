@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +24,7 @@ from planner.errors import LedgerUnavailable, LongthinkError, UnknownBudget
 from planner.funding import Experience
 from planner.ports import Account, Ledger
 from planner.search import AUTO, Search, begin, split
+from services.admission import Reason, Refused
 from services.allowance import Allowance, Allowances, need
 from services.calibration import Calibrations
 from services.driver import Conclusion, Driver, Manner
@@ -204,6 +211,10 @@ class Reasoner:
         """The model's, in tokens, once a prompt has been read."""
         self._second_tries = second_tries or SecondTries()
         self._runs: dict[asyncio.Task[None], Run] = {}
+        self._opening: set[asyncio.Future[None]] = set()
+        """Done when a request has begun that is about to, or has failed to."""
+        self._preparing: set[asyncio.Timeout] = set()
+        self._draining = False
 
     async def start(
         self,
@@ -228,19 +239,20 @@ class Reasoner:
         self._calibrations.refresh_soon()
         effort = settle(options, presets=self._presets, default=self._default_effort)
         before = earlier.before if earlier else None
-        allowance = await self._reserve(tenant, trace_id, query, effort, before)
-        try:
-            opening = self._opened(
-                query, effort, trace_id, earlier, lease, tenant, allowance, admitted
-            )
-            course = await _while_kept(allowance, opening)
-        except BaseException:
-            if allowance is not None:
-                # Out of reach, Redis lets it lapse.
-                with suppress(LedgerUnavailable):
-                    await allowance.settle(Cost())
-            raise
-        return self._begin(course, lease, stream_tokens=stream_tokens)
+        with self._beginning():
+            allowance = await self._reserve(tenant, trace_id, query, effort, before)
+            try:
+                opening = self._opened(
+                    query, effort, trace_id, earlier, lease, tenant, allowance, admitted
+                )
+                course = await _while_kept(allowance, opening)
+            except BaseException:
+                if allowance is not None:
+                    # Out of reach, Redis lets it lapse.
+                    with suppress(LedgerUnavailable):
+                        await allowance.settle(Cost())
+                raise
+            return self._begin(course, lease, stream_tokens=stream_tokens)
 
     async def _opened(
         self,
@@ -342,21 +354,22 @@ class Reasoner:
         due = _due(saved.effort, admitted)
         standing = Standing.of(saved)
         tenant = lease.key.tenant
-        allowance = await self._reserve(
-            tenant, saved.id, saved.query, saved.effort, saved.before, whole=True
-        )
-        opening = self._reopened(saved, standing, lease, due, allowance, admitted)
-        try:
-            course = await _while_kept(allowance, opening)
-        except Superseded:
-            raise  # what is set aside is for whoever took it over
-        except BaseException:
-            if allowance is not None:
-                # Out of reach, or with a Redis that has lost its data, it lapses.
-                with suppress(LedgerUnavailable, UnknownBudget):
-                    await allowance.settle(await self._spent(saved))
-            raise
-        return self._begin(course, lease, stream_tokens=stream_tokens)
+        with self._beginning():
+            allowance = await self._reserve(
+                tenant, saved.id, saved.query, saved.effort, saved.before, whole=True
+            )
+            opening = self._reopened(saved, standing, lease, due, allowance, admitted)
+            try:
+                course = await _while_kept(allowance, opening)
+            except Superseded:
+                raise  # what is set aside is for whoever took it over
+            except BaseException:
+                if allowance is not None:
+                    # Out of reach, or with a Redis that has lost its data, it lapses.
+                    with suppress(LedgerUnavailable, UnknownBudget):
+                        await allowance.settle(await self._spent(saved))
+                raise
+            return self._begin(course, lease, stream_tokens=stream_tokens)
 
     async def _reopened(
         self,
@@ -476,12 +489,36 @@ class Reasoner:
     async def _prepare(self, query: Query, due: float | None) -> Prompt:
         messages = tuple((message.role, message.content) for message in query.messages)
         try:
-            async with asyncio.timeout_at(due):
+            async with self._patience(due):
                 prompt = await self._pool.prepare(messages)
                 self._context = len(prompt.token_ids) + prompt.context_left
                 return prompt
         except TimeoutError:
+            if self._draining:
+                raise Refused(Reason.DRAINING) from None
             return Prompt((), 0)  # The deadline has come: nothing begins that would need it.
+
+    @asynccontextmanager
+    async def _patience(self, due: float | None) -> AsyncIterator[None]:
+        """While inside, wait until it is due, or all runs are to end. Raises TimeoutError then."""
+        until = asyncio.get_running_loop().time() if self._draining else due
+        async with asyncio.timeout_at(until) as patience:
+            self._preparing.add(patience)
+            try:
+                yield
+            finally:
+                self._preparing.discard(patience)
+
+    @contextmanager
+    def _beginning(self) -> Iterator[None]:
+        """While inside, a request is about to be under way."""
+        begun = asyncio.get_running_loop().create_future()
+        self._opening.add(begun)
+        try:
+            yield
+        finally:
+            self._opening.discard(begun)
+            begun.set_result(None)
 
     def _begin(self, course: _Course, lease: Lease | None, *, stream_tokens: bool) -> Run:
         """Let it run from here."""
@@ -520,6 +557,8 @@ class Reasoner:
         task = asyncio.get_running_loop().create_task(running, name=f"run {trace.id}")
         self._runs[task] = run
         task.add_done_callback(self._runs.pop)
+        if self._draining:
+            run.cancel()
         return run
 
     def calibrated(self, effort: Effort, outcome: Outcome) -> float | None:
@@ -535,26 +574,44 @@ class Reasoner:
         return next((run for run in self._runs.values() if run.trace.id == trace_id), None)
 
     async def finished(self, seconds: float, hurry: asyncio.Event) -> None:
-        """Return when no run is under way, so many seconds have passed, or `hurry` is set."""
+        """Return when no run is under way or about to be, so many seconds have passed, or `hurry`
+        is set.
+        """
         waiting = asyncio.create_task(hurry.wait())
         until = asyncio.get_running_loop().time() + seconds
         try:
-            while self._runs and not hurry.is_set():
+            while self._under_way and not hurry.is_set():
                 left = until - asyncio.get_running_loop().time()
                 if left <= 0:
                     return
                 await asyncio.wait(
-                    (waiting, *self._runs), timeout=left, return_when=asyncio.FIRST_COMPLETED
+                    (waiting, *self._under_way), timeout=left, return_when=asyncio.FIRST_COMPLETED
                 )
         finally:
             waiting.cancel()
 
+    @property
+    def _under_way(self) -> tuple[asyncio.Future[None], ...]:
+        """What is done when a run is over, or has begun that was about to."""
+        return (*self._runs, *self._opening)
+
     async def drain(self, seconds: float) -> None:
-        """End every run with the best it has, and wait for them for at most so long."""
+        """End every run with the best it has, and wait for them for at most so long.
+
+        One that begins from now on ends at once. What waits for an engine to begin is refused.
+        """
+        until = asyncio.get_running_loop().time() + seconds
+        self._draining = True
         for run in list(self._runs.values()):
             run.cancel()
-        if self._runs:
-            await asyncio.wait(list(self._runs), timeout=seconds)
+        for patience in self._preparing:
+            if not patience.expired():
+                patience.reschedule(0.0)
+        while under_way := self._under_way:
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await asyncio.wait(under_way, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         for task in list(self._runs):
             task.cancel()
         if self._runs:

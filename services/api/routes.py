@@ -194,7 +194,7 @@ def _id(text: str) -> str:
 
 
 def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MOST):
         raise invalid(f"limit must be a whole number from 1 to {MOST}.", "limit")
     return int(text)
 

@@ -338,3 +338,15 @@ def test_what_a_request_needs_follows_from_its_effort(context: int | None) -> No
     assert said.candidates_at_once == said.most.candidates == 2
     for budget in (silent.most, silent.least, said.most, said.least):
         assert all(getattr(budget, it) is not None for it in DIMENSIONS)
+
+
+async def test_what_is_said_again_is_taken_off_where_it_was_counted(redis_client: Redis) -> None:
+    """Also after the same was said once more, when another slice of the window had begun."""
+    allowances = Allowances(redis_client, RedisLedger(redis_client), patience_seconds=20)
+    tenant = anna(completion_tokens=100, window_seconds=30)
+    one = await had(allowances, tenant, "one", tokens(100))
+    await one.settle(Cost(completion_tokens=80))
+    await asyncio.sleep(0.6)
+    await one.settle(Cost(completion_tokens=80))
+    await one.settle(Cost(completion_tokens=30))
+    assert (await allowances.usage(tenant)).window["completion_tokens"].spent == 30

@@ -10,7 +10,7 @@ import pytest
 
 from planner.domain import Stopped
 from planner.effort import Options
-from services.admission import Admission, Rules
+from services.admission import Admission, Refused, Rules
 from services.api.lobby import Lobby
 from services.gate import Gate
 from services.reasoning import Admitted
@@ -164,4 +164,31 @@ async def test_calls_have_the_priority_of_their_request(redis_url: str) -> None:
     await run.reply()
     assert {kind for kind, _ in seen} == {Generate, Grade}
     assert {priority for _, priority in seen} == {17}
+    await runner.close()
+
+
+async def test_a_request_that_is_about_to_begin_is_waited_for(redis_url: str) -> None:
+    """And one that an engine still keeps from it when the time is up is refused."""
+    runner = Runner(redis_url)
+    prepare, ready = runner.pool.prepare, asyncio.Event()
+
+    async def slowly(*words: Any, **more: Any) -> Any:
+        await ready.wait()
+        return await prepare(*words, **more)
+
+    runner.pool.prepare = slowly  # type: ignore[method-assign]
+    starting = asyncio.create_task(runner.run(wide(4)))
+    await asyncio.sleep(0.1)
+    finished = asyncio.create_task(runner.reasoner.finished(60, asyncio.Event()))
+    await asyncio.sleep(0.1)
+    assert not finished.done()
+    ready.set()
+    await asyncio.wait_for(finished, 20)
+    assert (await (await starting).reply()).outcome.stopped is Stopped.COMPLETE
+    ready.clear()
+    late = asyncio.create_task(runner.run(wide(4), key="late"))
+    await asyncio.sleep(0.1)
+    await runner.reasoner.drain(5)
+    with pytest.raises(Refused):
+        await asyncio.wait_for(late, 5)
     await runner.close()

@@ -47,7 +47,11 @@ if counted then
   count(counted, less)
 end
 count(here, more)
-local record = { cost[1], cost[2], cost[3], cost[4], here }
+local counted_in = here
+if counted and more[1] + more[2] + more[3] + more[4] == 0 then
+  counted_in = counted -- where it can still be taken off
+end
+local record = { cost[1], cost[2], cost[3], cost[4], counted_in }
 redis.call('SET', prefix .. 'op:' .. op, write(record), 'PX', ttl)
 finish(state)
 return OK
