@@ -244,9 +244,11 @@ class Edge:
     async def _ready(self) -> dict[str, bool]:
         return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}
 
-    def _meterable(self) -> None:
-        if (why := self._redis.pulse.away) is not None:
-            raise LedgerUnavailable(f"Redis is away: {why}")
+    async def _meterable(self) -> None:
+        try:
+            await self._redis.pulse.present()
+        except RedisError as away:
+            raise LedgerUnavailable(f"Redis is away: {away}") from away
 
     async def _redis_answers(self) -> bool:
         try:

@@ -584,9 +584,8 @@ class Reasoner:
                 left = until - asyncio.get_running_loop().time()
                 if left <= 0:
                     return
-                await asyncio.wait(
-                    (waiting, *self._under_way), timeout=left, return_when=asyncio.FIRST_COMPLETED
-                )
+                some: list[asyncio.Future[Any]] = [waiting, *self._under_way]
+                await asyncio.wait(some, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
 

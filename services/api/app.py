@@ -57,7 +57,7 @@ def build(
     once: Once | None = None,
     find: Find | None = None,
     usage: Usages | None = None,
-    meterable: Callable[[], None] = lambda: None,
+    meterable: Callable[[], Awaitable[None]] | None = None,
     gate: Gate | None = None,
     lobby: Lobby | None = None,
 ) -> FastAPI:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -54,7 +54,7 @@ class ChatCompletions:
         settle: Callable[[Options], Effort],
         gate: Gate,
         once: Once | None = None,
-        meterable: Callable[[], None] = lambda: None,
+        meterable: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`meterable` raises LedgerUnavailable while nothing can be metered."""
         self._meterable = meterable
@@ -79,7 +79,8 @@ class ChatCompletions:
     async def _answer(self, request: Request, request_id: str, tenant: Tenant) -> Response:
         began = monotonic()
         try:
-            self._meterable()
+            if self._meterable is not None:
+                await self._meterable()
             if self._gate.closed or HEADER not in request.headers:
                 # What has a key may only want to hear what is there already.
                 self._gate.check(tenant)

@@ -39,7 +39,7 @@ from planner.errors import LedgerUnavailable, LongthinkError, UnknownBudget
 from planner.ports import Account, Commit, Hold
 from services.budget import scripts
 from services.budget.errors import BudgetConflict, BudgetRefused
-from services.budget.pulse import RedisAway
+from services.budget.pulse import MOMENT, RedisAway
 from services.budget.scripts import Reply, ScriptName, Word, text
 
 _NAME = re.compile(r"([^{}/]+)(?:/([^{}/]+(?:/[^{}/]+)*))?")
@@ -156,7 +156,7 @@ class RedisLedger:
     async def _sent(self, name: ScriptName, keys: list[str], args: list[Any]) -> list[Any]:
         """What a script replies. Where work is under way, a Redis that is away is waited for."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + (0.0 if name == "open" else _AWAY_SECONDS)
+        until = loop.time() + (MOMENT if name == "open" else _AWAY_SECONDS)
         while True:
             try:
                 async with self._turns:

@@ -30,6 +30,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two questions whether it is back: they grow from the one to the other."""
 
 
+MOMENT = 0.15
+"""Seconds for which what is new waits for a Redis that is away."""
+
 _TURNS = 40
 """Turns of the event loop that an answer has to come in, at least: connecting alone takes ten."""
 
@@ -58,6 +61,7 @@ class Pulse:
 
     def __init__(self, ask: Callable[[], Awaitable[None]], answer_seconds: float) -> None:
         self.away: str | None = None
+        self._back = asyncio.Event()
         self.era = 0
         self._ask = ask
         # Half of the time for a reply that doesn't come, half for the answer whether one can.
@@ -72,6 +76,14 @@ class Pulse:
         """Raise RedisAway while it can't be used."""
         if self.away is not None:
             raise RedisAway(self.away)
+
+    async def present(self) -> None:
+        """Raise RedisAway if it is away, and isn't back in a moment: it may only be slow."""
+        if self.away is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MOMENT):
+                    await self._back.wait()
+        self.check()
 
     def sent(self, connection: Waiting) -> None:
         """Something was sent, and a reply is to come."""
@@ -136,11 +148,13 @@ class Pulse:
             self.away = str(error)
         self.renew()
         self.away = None
+        self._back.set()
         _log.warning("redis is back", seconds=round(time.monotonic() - gone, 3))
 
     def _leave(self, why: str) -> None:
         """From now on it is away."""
         self.away = why
+        self._back.clear()
         _log.warning("redis is away", why=why)
         waiting, self._waiting = list(self._waiting), {}
         for connection in waiting:

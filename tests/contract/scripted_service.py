@@ -222,7 +222,7 @@ class Stage:
     telemetry: Telemetry = field(default_factory=Telemetry)
     once: Once | None = None
     find: Find | None = None
-    meterable: Callable[[], None] = lambda: None
+    meterable: Callable[[], Awaitable[None]] | None = None
     usage: Usages | None = None
     gate: Gate | None = None
     lobby: Lobby = field(default_factory=Lobby)

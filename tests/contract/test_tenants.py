@@ -434,7 +434,8 @@ async def test_a_request_doesnt_begin_with_what_it_has_lost(redis_client: Redis)
     async def lapses(*words: Any, **more: Any) -> Any:
         tenant = Tenant("a", limits=bench.limits)
         for key in await redis_client.hkeys("longthink:{tenant:a}:held"):
-            await bench.allowances.settle(tenant, key.decode(), Cost())
+            op = key.decode() if isinstance(key, bytes) else key
+            await bench.allowances.settle(tenant, op, Cost())
         return await prepare(*words, **more)
 
     bench.pool.prepare = lapses  # type: ignore[method-assign]

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.exceptions import RedisError
 
 from planner.domain import Budget, Message, Query, Sampling
 from planner.effort import Options
@@ -98,9 +99,11 @@ async def serving_on(url: str) -> AsyncIterator[Under]:
         manner = Manner(step_delimiter="\n", late_seconds=1.0, lease_seconds=10)
         reasoner = Reasoner(pool, ledger, traces, manner)
 
-        def meterable() -> None:
-            if client.pulse.away is not None:
-                raise LedgerUnavailable(client.pulse.away)
+        async def meterable() -> None:
+            try:
+                await client.pulse.present()
+            except RedisError as away:
+                raise LedgerUnavailable(str(away)) from away
 
         stage = Stage(
             real=reasoner,
