@@ -141,7 +141,7 @@ class RedisSettings(Section):
     """Redis to use, as redis://, rediss:// or unix://; REDIS_URL says it too. Without one, a
     redis-server is started on a private socket and stopped with the service."""
 
-    answer_seconds: Annotated[float, Field(gt=0)] = 0.3
+    answer_seconds: Annotated[float, Field(gt=0)] = 1.0
     """How long Redis may leave a command unanswered before it counts as away: then new requests are
     refused at once, and those in flight end with the best they have, until it answers again."""
 
