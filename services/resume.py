@@ -8,7 +8,7 @@ and told is its whole state, whatever its strategy: nothing here looks into it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from planner.domain import (
@@ -30,10 +30,13 @@ from planner.ports import Commit
 from planner.replay import Asked, Entry, Hurried, lead, replay_log
 from planner.search import Search, begin
 from services.record import read_effort, read_query, read_result
+from services.tenants import LOCAL
 from services.trace import Event, Kind
 
 _NEWS = (Kind.PLANNED, Kind.STEP, Kind.DECIDED)
-_OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before")
+_SUMS = (Kind.STANDING, Kind.CLOSED, Kind.SETTLED)
+"""What says how much was spent until then, in all shares."""
+_OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before", "tenant")
 """What is said of a request when it is opened; all the rest is what its search knew."""
 
 _OPS_OF_A_RUN = 1 << 32
@@ -69,6 +72,7 @@ class Saved:
     effort: Effort
     known: Mapping[str, Any]
     before: Before | None
+    tenant: str
     events: tuple[Event, ...]
     recorded: tuple[Event, ...]
 
@@ -89,6 +93,7 @@ class Saved:
             read_effort(opened["effort"]),
             known,
             before and Before(before["trace_id"], Cost(**before["spent"])),
+            owner(recorded),
             tuple(_counting(recorded)),
             tuple(recorded),
         )
@@ -112,6 +117,13 @@ class Saved:
     def limits(self) -> Budget:
         """What the ledger allows it."""
         return allowed(self.effort.budget, self.before)
+
+    @property
+    def spent(self) -> Cost:
+        """All that is known to have been spent by then, in whatever share of its budget."""
+        said = [Cost(**event.data["spent"]) for event in self.recorded if event.kind in _SUMS]
+        paid = _ops(self.recorded, Kind.PAID).values()
+        return at_least(said[-1] if said else Cost(), sum(paid, Cost()))
 
     def search(self) -> Search:
         """Its search, as it was before it was asked anything."""
@@ -256,6 +268,13 @@ class Earlier:
         return query
 
 
+def owner(events: Sequence[Event]) -> str:
+    """The id of the tenant whose trace begins so. One that doesn't say was made where there was no
+    other than the local one.
+    """
+    return str(events[0].data.get("tenant", LOCAL.id)) if events else LOCAL.id
+
+
 def allowed(budget: Budget, before: Before | None) -> Budget:
     """What of a budget is there to spend, after what was spent on the same query before."""
     if before is None:
@@ -268,6 +287,13 @@ def allowed(budget: Budget, before: Before | None) -> Budget:
 
     dimensions = ("completion_tokens", "reward_tokens", "candidates", "micro_usd")
     return replace(budget, **{name: rest(name) for name in dimensions})
+
+
+def at_least(one: Cost, other: Cost) -> Cost:
+    """What something cost of which two know that it cost no less."""
+    return Cost(
+        **{it.name: max(getattr(one, it.name), getattr(other, it.name)) for it in fields(Cost)}
+    )
 
 
 def kept(events: Iterable[Event]) -> int:

@@ -23,6 +23,7 @@ from planner.errors import LedgerUnavailable, LongthinkError
 from services import ending, recent
 from services.ending import Endings
 from services.recent import Recent
+from services.tenants import LOCAL, Tenant
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -44,8 +45,11 @@ class Kind(StrEnum):
     DECIDED = "decided"
     HURRIED = "hurried"  # there was just time for one more pass, and the search was told so
     STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
-    CANCELLED = "cancelled"  # calls: the ids of those that are to end now
-    CLOSED = "closed"  # outcome, spent; reason, remarks: what of it the search couldn't know
+    HEDGED = "hedged"  # id of a task that takes long, call: the id of its second call, on the way
+    CANCELLED = "cancelled"  # calls: the ids of those that are to end now; why they are
+    # outcome, spent; reason, remarks: what of it the search couldn't know; unreported calls;
+    # choosing_seconds: how long it took to choose the answer
+    CLOSED = "closed"
     SETTLED = "settled"  # spent in the end, where calls had yet to report when it was closed
     SENT = "sent"  # budget, ops: what each call that may be sent now holds, see `services.journal`
     PAID = "paid"  # budget, ops: what each call that has ended cost
@@ -55,7 +59,8 @@ class Kind(StrEnum):
 
 
 _FENCED = """
-if redis.call('HGET', KEYS[2], 'runner') ~= ARGV[1] then return 0 end
+local runner = redis.call('HGET', KEYS[2], 'runner')
+if runner and runner ~= ARGV[1] then return 0 end
 for i = 3, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'seq', ARGV[i], 'seconds', ARGV[i + 1], 'kind', ARGV[i + 2],
     'data', ARGV[i + 3])
@@ -140,6 +145,8 @@ class Trace:
         if self._store is not None and kind is not Kind.TOKENS:
             self._store.write(self.id, event, self._runner)
         self.add(event)
+        if self._store is not None:
+            self._store.seen(self, event)
         return event
 
     def add(self, event: Event) -> None:
@@ -188,7 +195,8 @@ class Tail:
 class TraceStore:
     """Traces in Redis streams, each with a time to live of `ttl_seconds`.
 
-    `lost` is told how many events Redis didn't take, and why, each time that happens.
+    `lost` is told how many events Redis didn't take, and why, each time that happens. `seen` is
+    told every event of the traces that are written here, as it happens.
     """
 
     def __init__(
@@ -197,12 +205,14 @@ class TraceStore:
         *,
         ttl_seconds: int = 3600,
         lost: Callable[[int, RedisError], None] = lambda *_: None,
+        seen: Callable[[Trace, Event], None] = lambda *_: None,
     ) -> None:
         self._redis = redis
         self._ttl = ttl_seconds
         self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
         self._lost = lost
+        self.seen = seen
         self._endings: Endings | None = None
         self._late: list[_Entry] = []
 
@@ -277,12 +287,14 @@ class TraceStore:
         silent = seconds + micro / 1e6 - _added(mark)
         return Tail(tuple(_decode(fields) for _, fields in entries), mark, silent)
 
-    async def recent(self, most: int) -> list[Recent]:
-        """The newest requests, newest first.
+    async def recent(self, most: int, tenant: Tenant = LOCAL) -> list[Recent]:
+        """The newest requests that a tenant may see, newest first.
 
         Raises redis.exceptions.RedisError when Redis can't be reached.
         """
-        listed: list[Any] = await self._redis.zrevrange(recent.INDEX, 0, most - 1)
+        listed: list[Any] = await self._redis.zrevrange(
+            recent.INDEX if tenant.operator else recent.index(tenant.id), 0, most - 1
+        )
         ids = [_str(one) for one in listed]
         async with self._redis.pipeline(transaction=False) as pipe:
             _ = pipe.time()

@@ -17,7 +17,8 @@ from planner.domain import Cost, Stopped, derive_seed
 from planner.errors import InvalidOption, LedgerUnavailable
 from planner.search import STRATEGIES
 from services.evaluation.retrace import retrace
-from services.idempotency import Key, KeyReused, Keys
+from services.idempotency import Key, KeyReused, Keys, Lease
+from services.reasoning import Run
 from services.resume import OtherQuery
 from services.trace import Event, Kind, Superseded, Trace, TraceStore
 from tests.contract.runners import QUERY, Runner, done, journaled, until_told, wide
@@ -157,6 +158,36 @@ async def test_one_that_follows_takes_over(hire: Hire) -> None:
     assert len(done(await balanced(second, reply.trace_id))) == 64
 
 
+async def test_one_that_follows_waits_for_redis(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of it fails first: reading the trace, or asking whether anybody still runs it."""
+    first, second = hire(), hire()
+    run = await first.run(wide(64))
+    followed = await second.run(wide(64))
+    take, after = second.keys.take, second.traces.after
+    failed = list[str]()
+
+    async def no_take(key: Key, trace_id: str) -> Lease | None:
+        if failed.count("take") < 2:
+            failed.append("take")
+            raise LedgerUnavailable("away")
+        return await take(key, trace_id)
+
+    async def no_after(trace_id: str, place: str) -> tuple[list[Event], str]:
+        if failed.count("take") == 2 and "after" not in failed:
+            failed.append("after")
+            raise RedisConnectionError("away")
+        return await after(trace_id, place)
+
+    monkeypatch.setattr("services.once._AWAY_PAUSE", 0.01)
+    monkeypatch.setattr(second.keys, "take", no_take)
+    monkeypatch.setattr(second.traces, "after", no_after)
+    reply = await asyncio.wait_for(followed.reply(), 10)
+    assert failed == ["take", "take", "after"]
+    assert reply.outcome == (await run.reply()).outcome
+
+
 async def test_the_same_key_with_another_body_is_refused(hire: Hire) -> None:
     """A key stands for one request."""
     runner = hire()
@@ -172,6 +203,33 @@ async def test_a_refused_request_frees_its_key(hire: Hire) -> None:
     with pytest.raises(InvalidOption):
         await runner.run(wide(2, strategy="none"))
     assert (await runner.ask(wide(2))).outcome.answer is not None
+
+
+async def test_a_key_stays_one_search_when_another_process_is_refused(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited for that one begins instead, and the key stands for what it begins."""
+    one, other, third = hire(), hire(), hire()
+    refused = asyncio.Event()
+
+    async def refuse(*_: Any, **__: Any) -> Run:
+        await refused.wait()
+        raise InvalidOption("It comes to nothing.")
+
+    monkeypatch.setattr(one.reasoner, "start", refuse)
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(one.run(wide(64)))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(other.run(wide(64)))
+        await asyncio.sleep(0.1)
+        refused.set()
+        with pytest.raises(InvalidOption):
+            await first
+        run = await second
+        same = await third.run(wide(64))
+        assert same.trace.id == run.trace.id
+        assert (await same.reply()).outcome == (await run.reply()).outcome
+    assert not third.asked
 
 
 async def test_a_finished_request_is_told_again(hire: Hire) -> None:
@@ -205,6 +263,33 @@ async def test_a_request_that_was_left_goes_on(hire: Hire) -> None:
     assert reply.spent.completion_tokens == 8 * len("1 2 3 4 5 6 7 8\n#### 7")
     assert reply.spent.candidates == 8
     assert replays(reply.trace_id, events)
+
+
+async def test_a_client_that_leaves_as_its_run_begins_leaves_it(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the run yet: it ends all the same, and the next one goes on from there."""
+    runner, begun = hire(), list[Run]()
+    start = runner.reasoner.start
+
+    async def left(*asked: Any, **more: Any) -> Run:
+        begun.append(await start(*asked, **more))
+        caller = asyncio.current_task()
+        assert caller is not None
+        caller.cancel()
+        return begun[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.reasoner, "start", left)
+        asking = asyncio.create_task(runner.run(wide(64)))
+        await asyncio.wait((asking,), timeout=5)
+    assert asking.cancelled()
+    await asyncio.wait_for(begun[0].over.wait(), 5)
+    assert begun[0].left
+    reply = await runner.ask(wide(64))
+    assert reply.trace_id == begun[0].trace.id
+    assert reply.spent.candidates == 64
+    await balanced(runner, reply.trace_id)
 
 
 async def test_a_run_goes_on_while_anybody_waits(hire: Hire) -> None:
