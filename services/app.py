@@ -97,6 +97,9 @@ of Serve's replicas, listen on all addresses and unpickle what they are sent."""
 
 _LAST_SECONDS = 2.0
 """So long before the end of the grace period requests end with the best they have."""
+_TIDY_SECONDS = 2.0
+"""How long after the grace period the edge may write what it owes and end its processes."""
+_AFTER_SECONDS = _TIDY_SECONDS + _LAST_SPANS_SECONDS
 _POLL_SECONDS = 0.2
 """How often it is looked whether the process was told to end."""
 _OBJECT_STORE_BYTES = 100 << 20
@@ -491,7 +494,7 @@ class _Application:
             max_surge_percent=one_of(settings.service.replicas),
             ray_actor_options={"num_cpus": 0},
             max_ongoing_requests=10_000,
-            graceful_shutdown_timeout_s=settings.service.grace_seconds,
+            graceful_shutdown_timeout_s=settings.service.grace_seconds + _AFTER_SECONDS,
             logging_config=quiet,
         )(serve.ingress()(Edge))
         try:
@@ -518,7 +521,7 @@ class _Application:
 
 def _drain(service: Service, handle: DeploymentHandle[Any]) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
-    until = time.monotonic() + service.settings.service.grace_seconds + 1
+    until = time.monotonic() + service.settings.service.grace_seconds + _AFTER_SECONDS
     hurried = False
     with suppress(RayError, RayServeException):
         drained = handle.broadcast("drain", service.settings.service.grace_seconds)
@@ -530,7 +533,7 @@ def _drain(service: Service, handle: DeploymentHandle[Any]) -> None:
                 with suppress(TimeoutError):
                     handle.broadcast("hurry").results(timeout_s=_POLL_SECONDS)
                 hurried = True
-                until = min(until, time.monotonic() + _LAST_SECONDS + 1)
+                until = min(until, time.monotonic() + _LAST_SECONDS + _AFTER_SECONDS)
 
 
 def _at_terminal() -> bool:

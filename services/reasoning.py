@@ -23,6 +23,7 @@ from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable, LongthinkError, UnknownBudget
 from planner.funding import Experience
 from planner.ports import Account, Ledger
+from planner.replay import Diverged
 from planner.search import AUTO, Search, begin, split
 from services.admission import Reason, Refused
 from services.allowance import Allowance, Allowances, need
@@ -288,6 +289,7 @@ class Reasoner:
             "outlook": await self._outlook(effort),
         }
         strategy = begin(query, effort, **known)
+        recall = _recall(earlier, strategy) if earlier else _nothing
         account = await self._ledger.open(trace_id, allowed(effort.budget, before))
         if allowance is not None:
             await allowance.check()
@@ -303,11 +305,7 @@ class Reasoner:
             **({} if before is None else {"before": asdict(before)}),
         )
         course = _Course(query, effort, trace, strategy, prompt, account, due, before, tenant)
-        course = replace(course, allowance=allowance, priority=admitted.priority)
-        if earlier is not None:
-            recall = Recollection(earlier.saved, logprobs=strategy.needs_logprobs)
-            course = replace(course, recall=recall)
-        return course
+        return replace(course, allowance=allowance, priority=admitted.priority, recall=recall)
 
     async def _reserve(
         self,
@@ -483,7 +481,7 @@ class Reasoner:
         """What a request knew of an earlier one, if that is still there."""
         earlier = await self.saved(saved.before.trace_id) if saved.before else None
         if earlier is None:
-            return lambda _: None
+            return _nothing
         return Recollection(earlier, logprobs=search.needs_logprobs)
 
     async def _prepare(self, query: Query, due: float | None) -> Prompt:
@@ -692,6 +690,10 @@ class Reasoner:
             await lease.release()
 
 
+def _nothing(_: Task) -> None:
+    """What is known of a task where nothing is."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Course:
     """All that a run begins with."""
@@ -709,8 +711,19 @@ class _Course:
     priority: int = 0
     paid_before: Cost = Cost()
     pending: tuple[Task, ...] = ()
-    recall: Callable[[Task], Result | None] = lambda _: None
+    recall: Callable[[Task], Result | None] = _nothing
     first_op: int = 0
+
+
+def _recall(earlier: Earlier, search: Search) -> Recollection:
+    """What an earlier request knows of tasks. Raises UnknownTrace where that can't be read."""
+    try:
+        return Recollection(earlier.saved, logprobs=search.needs_logprobs)
+    except Diverged as error:
+        raise UnknownTrace(
+            "longthink.trace_id names a request of another version of the service, whose "
+            "candidates can't be kept. Send the request without it."
+        ) from error
 
 
 def _within(allowance: Allowance, effort: Effort, before: Before | None) -> Effort:

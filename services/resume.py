@@ -346,9 +346,24 @@ _Op = tuple[str, str]
 
 
 def _calls(recorded: Sequence[Event]) -> tuple[dict[_Op, Cost], dict[_Op, Cost]]:
-    """What calls cost that have ended, and what those may cost that never will."""
+    """What calls cost that have ended, and what those may cost that never will.
+
+    The candidate of a lost call is that of the call that does its task again; where the task was
+    done by another call before, it is this one's.
+    """
     sent, paid = _ops(recorded, Kind.SENT), _ops(recorded, Kind.PAID)
-    return paid, {op: replace(cost, candidates=0) for op, cost in sent.items() if op not in paid}
+    done = {
+        it.data["id"] for it in recorded if it.kind is Kind.TOLD and it.data["status"] == "done"
+    }
+    lost = {op: cost for op, cost in sent.items() if op not in paid}
+    return paid, {
+        op: cost if _task_of(op) in done else replace(cost, candidates=0)
+        for op, cost in lost.items()
+    }
+
+
+def _task_of(op: _Op) -> str:
+    return op[1].rpartition("#")[0]
 
 
 def _ops(events: Iterable[Event], kind: Kind) -> dict[_Op, Cost]:
@@ -374,8 +389,8 @@ def _begun(events: Iterable[Event], costs: Mapping[_Op, Cost]) -> dict[str, Resu
         if event.kind is Kind.PART or _cut(event):
             begun[event.data["id"]] = read_result(event.data)
     spent: dict[str, Cost] = {}
-    for (_, op), cost in costs.items():
-        task_id = op.rpartition("#")[0]
+    for op, cost in costs.items():
+        task_id = _task_of(op)
         spent[task_id] = spent.get(task_id, Cost()) + cost
     for task_id, cost in spent.items():
         last = begun.get(task_id, Result(task_id, "cancelled"))

@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from planner.domain import Cost, Stopped, derive_seed
-from planner.errors import InvalidOption, LedgerUnavailable
+from planner.errors import InvalidOption, LedgerUnavailable, UnknownBudget
 from planner.search import STRATEGIES
 from services.evaluation.retrace import retrace
 from services.idempotency import Key, KeyReused, Keys, Lease
-from services.reasoning import Run
+from services.reasoning import Run, UnknownTrace
 from services.resume import OtherQuery
 from services.trace import Event, Kind, Superseded, Trace, TraceStore
 from tests.contract.runners import QUERY, Runner, done, journaled, until_told, wide
@@ -363,6 +363,22 @@ async def test_an_earlier_request_is_about_the_same_query(hire: Hire) -> None:
     assert earlier.query(other, seeded=False) == QUERY
     with pytest.raises(OtherQuery):
         earlier.query(other, seeded=True)
+
+
+async def test_an_earlier_request_of_another_version_is_refused(hire: Hire) -> None:
+    """Its search would ask for something else now, so nobody can tell what to keep of it."""
+    runner = hire()
+    cheap = await runner.ask(wide(2), key="cheap")
+    earlier = await runner.reasoner.earlier(cheap.trace_id)
+    events = tuple(
+        replace(it, data={**it.data, "tasks": ["expand:99"]}) if it.kind is Kind.ASKED else it
+        for it in earlier.saved.events
+    )
+    odd = replace(earlier, saved=replace(earlier.saved, events=events))
+    with pytest.raises(UnknownTrace):
+        await runner.reasoner.start(QUERY, wide(4), trace_id="new", earlier=odd)
+    with pytest.raises(UnknownBudget):
+        await runner.ledger.account("new")
 
 
 class Flaky(Redis):
