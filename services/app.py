@@ -521,19 +521,28 @@ class _Application:
 
 def _drain(service: Service, handle: DeploymentHandle[Any]) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
+    with suppress(RayError, RayServeException):
+        # Where the environment has Serve's routers run in their callers' loop, there must be one.
+        asyncio.run(_drained(service, handle))
+
+
+async def _drained(service: Service, handle: DeploymentHandle[Any]) -> None:
     until = time.monotonic() + service.settings.service.grace_seconds + _AFTER_SECONDS
     hurried = False
-    with suppress(RayError, RayServeException):
-        drained = handle.broadcast("drain", service.settings.service.grace_seconds)
-        while time.monotonic() < until:
+    drained = handle.broadcast("drain", service.settings.service.grace_seconds)
+    ended = asyncio.ensure_future(drained.results_async())
+    while time.monotonic() < until:
+        await asyncio.wait((ended,), timeout=_POLL_SECONDS)
+        if ended.done():
+            ended.result()
+            return
+        if service.impatient and not hurried:
             with suppress(TimeoutError):
-                drained.results(timeout_s=_POLL_SECONDS)
-                return
-            if service.impatient and not hurried:
-                with suppress(TimeoutError):
-                    handle.broadcast("hurry").results(timeout_s=_POLL_SECONDS)
-                hurried = True
-                until = min(until, time.monotonic() + _LAST_SECONDS + _AFTER_SECONDS)
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await handle.broadcast("hurry").results_async()
+            hurried = True
+            until = min(until, time.monotonic() + _LAST_SECONDS + _AFTER_SECONDS)
+    ended.cancel()
 
 
 def _at_terminal() -> bool:

@@ -258,25 +258,36 @@ class ServePool:
 
     async def ready(self) -> bool:
         """Whether as many engines answer as there should be."""
-        wanted = sum(crew.homes.replicas for crew in self._crews())
         try:
-            return len(await self._ask_all("counters", _READY_SECONDS)) >= wanted
+            answers = await self._ask_crews("counters", _READY_SECONDS)
         except WorkersUnavailable:
             return False
+        for crew, answered in answers:
+            if answered:
+                crew.presence.well()  # what is found ready isn't left alone any longer
+        return all(len(answered) >= crew.homes.replicas for crew, answered in answers)
 
     def _crews(self) -> list[_Crew]:
         crews = (self._reasoners, self._planners, self._graders)
         return [crew for crew in crews if crew is not None]
 
-    async def _ask_all(self, method: str, seconds: float | None = None) -> list[tuple[str, Any]]:
+    async def _ask_all(self, method: str) -> list[tuple[str, Any]]:
+        answers = await self._ask_crews(method, self._patience)
+        return [answer for _, answered in answers for answer in answered]
+
+    async def _ask_crews(
+        self, method: str, seconds: float
+    ) -> list[tuple[_Crew, list[tuple[str, Any]]]]:
+        """What the replicas of each kind answer. Raises WorkersUnavailable unless all do."""
+        crews = self._crews()
         try:
-            async with asyncio.timeout(seconds or self._patience):
+            async with asyncio.timeout(seconds):
                 answers = await asyncio.gather(
-                    *(crew.handle.broadcast(method).results_async() for crew in self._crews())
+                    *(crew.handle.broadcast(method).results_async() for crew in crews)
                 )
         except (TimeoutError, *_TRANSPORT_ERRORS) as lost:
             raise WorkersUnavailable(f"An engine doesn't answer: {_summary(lost)}") from lost
-        return [answer for of_handle in answers for answer in of_handle]
+        return list(zip(crews, answers, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

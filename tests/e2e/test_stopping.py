@@ -52,7 +52,8 @@ class Serving:
         for line in self.process.stdout:
             said += line
             if found := re.search(r"answers at (http://\S+)/v1", line):
-                threading.Thread(target=self.process.stdout.read, daemon=True).start()
+                self._reading = threading.Thread(target=self.process.stdout.read, daemon=True)
+                self._reading.start()
                 return found[1]
         raise AssertionError(said)
 
@@ -84,6 +85,9 @@ class Serving:
         for process in self.processes() if self.process.poll() is None else ():
             process.kill()
         self.process.wait()
+        self._reading.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
