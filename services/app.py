@@ -89,6 +89,8 @@ _ENVIRONMENT = {
 _REPLACED_SECONDS = 90.0
 """In so long a lost engine has been replaced: calls wait for that where there is no other."""
 
+_REPLY_SECONDS = 2.0
+"""How long a single reply of Redis is waited for at least: more than it needs to be found away."""
 _LATER_SECONDS = 5.0
 """A replica whose engine hangs should say so before its callers find out by its silence."""
 _TOKENS = "RAY_AUTH_MODE"
@@ -124,10 +126,16 @@ class Edge:
     ) -> None:
         told = settings.telemetry
         configure_logging(
-            settings.service.log_format, settings.service.log_level, content=told.log_content
+            settings.service.log_format,
+            settings.service.log_level,
+            content=told.log_content,
+            to=sys.__stderr__,  # in the other's place Serve has put a log of its own
         )
         self._settings = settings
-        self._redis = connect(redis_url, answer_seconds=settings.redis.answer_seconds)
+        patience = settings.redis.answer_seconds
+        self._redis = connect(
+            redis_url, answer_seconds=patience, socket_timeout=max(_REPLY_SECONDS, patience)
+        )
         self._verifier = Verifier()
         self._pool = ServePool(
             generator,
@@ -154,6 +162,7 @@ class Edge:
             self._redis,
             lease_seconds=settings.redis.lease_seconds,
             ttl_seconds=settings.redis.ttl_seconds,
+            patience_seconds=2 * max(_REPLY_SECONDS, patience),
         )
         self._allowances = Allowances(
             self._redis,

@@ -141,9 +141,10 @@ class RedisSettings(Section):
     """Redis to use, as redis://, rediss:// or unix://; REDIS_URL says it too. Without one, a
     redis-server is started on a private socket and stopped with the service."""
 
-    answer_seconds: Annotated[float, Field(gt=0)] = 1.0
+    answer_seconds: Annotated[float, Field(gt=0)] = 4.0
     """How long Redis may leave a command unanswered before it counts as away: then new requests are
-    refused at once, and those in flight end with the best they have, until it answers again."""
+    refused at once, and those in flight end with the best they have, until it answers again. Where
+    engines compute on its own cores, it may have to wait for seconds; elsewhere 0.3 will do."""
 
     lease_seconds: Positive = 30
     """How long a hold on a budget outlives the process that took it."""

@@ -13,7 +13,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
 import structlog
 from prometheus_client import (
@@ -42,19 +42,24 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 def configure_logging(
-    form: LogFormat = "json", level: LogLevel = "info", *, content: bool = False
+    form: LogFormat = "json",
+    level: LogLevel = "info",
+    *,
+    content: bool = False,
+    to: TextIO | None = None,
 ) -> None:
-    """Have structlog write to standard error, a line an event, as JSON or for people.
+    """Have structlog write to a file, or standard error; a line an event, as JSON or for people.
 
     Every line carries what is bound to the request it belongs to, its id first of all. Of an
     exception it shows where it came from, and what it says only at `debug` or with `content`: the
     message of an exception may quote a prompt.
     """
+    to = to or sys.stderr
     threshold = logging.getLevelNamesMapping()[level.upper()]
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=to.isatty())
     )
     structlog.configure(
         processors=[
@@ -65,7 +70,8 @@ def configure_logging(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        # Not by print, in whose place Serve has put one of its own.
+        logger_factory=structlog.WriteLoggerFactory(file=to),
         cache_logger_on_first_use=False,
     )
 

@@ -38,10 +38,11 @@ class Counted:
 
 
 @contextmanager
-def real_service(redis_url: str) -> Iterator[Service]:
-    """The service with its reference models, warm."""
+def real_service(redis_url: str, **redis: Any) -> Iterator[Service]:
+    """The service with its reference models, warm; `redis` has more settings of that section."""
     settings = Settings(
-        redis=RedisSettings(url=redis_url), service=ServiceSettings(port=0, log_level="warning")
+        redis=RedisSettings(url=redis_url, **redis),
+        service=ServiceSettings(port=0, log_level="warning"),
     )
     with Service.start(settings) as running:
         with httpx.Client(base_url=running.url, timeout=120) as http:

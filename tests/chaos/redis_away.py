@@ -138,7 +138,7 @@ async def outages(url: str, redis: RedisProcess, seconds: float, rounds: int) ->
 
 def main(seconds: float = 5.0, rounds: int = 3) -> int:
     """The outages, and their figures."""
-    with RedisProcess() as redis, real_service(redis.url) as service:
+    with RedisProcess() as redis, real_service(redis.url, answer_seconds=0.3) as service:
         seen = asyncio.run(outages(service.url, redis, seconds, rounds))
     slowest, latest = max(seen.refusals), max(seen.returns)
     ordered = sorted(seen.refusals)
