@@ -31,10 +31,22 @@ let following = true; // the newest request is shown until one is chosen
 let planned = "";
 let due = { panels: false, fresh: false };
 let timer = null;
+let listing = false;
 
 // The list
 
+// One question at a time: where the service is slow, more of them would make it slower.
 async function list() {
+  if (listing) return;
+  listing = true;
+  try {
+    await listNow();
+  } finally {
+    listing = false;
+  }
+}
+
+async function listNow() {
   let rows;
   try {
     const response = await fetch("/v1/traces?limit=100");

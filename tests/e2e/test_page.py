@@ -93,12 +93,12 @@ async def test_a_search_is_ended_from_the_page(
                 "longthink": {
                     "strategy": "best_of_n",
                     "stop": "none",
-                    "budget": {"candidates": 2048},
+                    "budget": {"candidates": 4096},
                 }
             },
         )
     )
-    await expect(page.locator("#stopped")).to_contain_text("under way", timeout=30_000)
+    await expect(page.locator("#stopped")).to_contain_text("under way", timeout=60_000)
     await page.get_by_role("button", name="End now").click()
     ours = (await asked).model_dump()["longthink"]
     assert ours["stopped"] == "cancelled"
