@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -41,10 +41,15 @@ QUEUE = 300
 class Engines:
     """The running engines, and the folders of their checkpoints."""
 
-    generator: DeploymentHandle[Any]
-    process: DeploymentHandle[Any]
-    outcome: DeploymentHandle[Any]
     folder: Path
+
+    def handle(self, name: Literal["generator", "process", "outcome"]) -> DeploymentHandle[Any]:
+        """A new way to the engines of this name.
+
+        For one test: between tests no event loop runs, and a handle to which something was to be
+        told in that time never hears of another replica.
+        """
+        return serve.get_app_handle(name)
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +81,13 @@ def engines(
         "process": rewards(process),
         "outcome": rewards(outcome),
     }
-    generator_handle, process_handle, outcome_handle = serve.run_many(
+    serve.run_many(
         [
             serve.RunTarget(application, name=name, route_prefix=None, logging_config=quiet)
             for name, application in applications.items()
         ]
     )
-    yield Engines(generator_handle, process_handle, outcome_handle, folder)
+    yield Engines(folder)
     started = [process for process in _started() if process not in others]
     ray.shutdown()
     # On a machine that is starved, an agent of Ray's own may take the minute that its HTTP server
@@ -91,10 +96,10 @@ def engines(
     assert not left, f"left running: {[process.cmdline() for process in left]}"
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="session")
 async def pool(engines: Engines) -> AsyncIterator[ServePool]:
     """Both generators and the process reward model, as one."""
-    yield ServePool(engines.generator, engines.process, generators=2, rewards=1)
+    yield ServePool(engines.handle("generator"), engines.handle("process"), generators=2, rewards=1)
 
 
 def _started() -> list[psutil.Process]:

@@ -371,7 +371,7 @@ async def test_scores_that_nobody_heard_are_computed_again(
 
 async def test_an_outcome_model_gives_one_score(engines: Engines) -> None:
     """An outcome reward model gives one score for all steps, the one transformers gives."""
-    pool = ServePool(engines.generator, engines.outcome, generators=2)
+    pool = ServePool(engines.handle("generator"), engines.handle("outcome"), generators=2)
     call = Grade(fresh(), QUESTION, ("first this", "#### 2"), 4096)
     result = (await graded(pool.grade((call,))))[call.id]
     folder = engines.folder / "outcome"
