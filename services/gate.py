@@ -20,7 +20,7 @@ from planner.errors import LongthinkError
 from planner.search import STRATEGIES
 from services.admission import Admission, Place, Refused
 from services.expectations import Kind
-from services.reasoning import Admitted, Reply, Run
+from services.run import Admitted, Reply, Run
 from services.tenants import Tenant
 
 Begin: TypeAlias = Callable[[Admitted], Awaitable[Run]]

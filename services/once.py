@@ -25,8 +25,9 @@ from services.admission import Admission, Refused
 from services.allowance import OverLimit
 from services.gate import Door, Gate
 from services.idempotency import Key, KeyCrowded, KeyOutdated, Keys, Lease
-from services.reasoning import Admitted, Reasoner, Reply, Run
+from services.reasoning import Reasoner
 from services.resume import BrokenTrace, Saved, kept
+from services.run import Admitted, Reply, Run
 from services.tenants import LOCAL
 from services.trace import Event, Superseded, Trace, TraceStore
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import (
-    AbstractAsyncContextManager,
     asynccontextmanager,
     contextmanager,
     nullcontext,
@@ -18,7 +17,7 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
-from planner.domain import Budget, Cost, Outcome, Query, Result, Stopped, Task
+from planner.domain import Cost, Outcome, Query, Result, Task
 from planner.effort import PRESETS, Effort, Options, Preset, settle
 from planner.errors import LedgerUnavailable, LongthinkError, UnknownBudget
 from planner.funding import Experience
@@ -26,9 +25,10 @@ from planner.ports import Account, Ledger
 from planner.replay import Diverged
 from planner.search import AUTO, Search, begin, split
 from services.admission import Reason, Refused
-from services.allowance import Allowance, Allowances, need
+from services.allowance import Allowance, Allowances
 from services.calibration import Calibrations
 from services.driver import Conclusion, Driver, Manner
+from services.dues import held, set_aside, side_by_side, while_kept, within
 from services.idempotency import Lease
 from services.journal import Journal
 from services.outlook import OutlookStore
@@ -44,8 +44,8 @@ from services.resume import (
     Unsettled,
     allowed,
     at_least,
-    kept,
 )
+from services.run import AT_ONCE, Admitted, Run
 from services.second_tries import SecondTries
 from services.tenants import LOCAL, Tenant
 from services.trace import Kind, Superseded, Trace, TraceStore
@@ -55,129 +55,8 @@ from workers.ports import Pool
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-_WORTH = 32
-"""With fewer tokens left to its tenant no request starts, where nothing is known of its answers.
-Where something is, half of what one is likely to take will do.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a request came to.
-
-    `unreported` calls, cut off at the end, have yet to say what they cost: `spent` counts each with
-    all that it may have cost. `calibrated` is how likely the answer is right, by what answers like
-    it were; None where that isn't known. `paid_before` is the part of `spent` that was booked with
-    an earlier try of the same request. Of an earlier request, `reused` results were kept, and what
-    that had spent counts against the budget: `before` says how much.
-    """
-
-    trace_id: str
-    outcome: Outcome
-    effort: Effort
-    spent: Cost
-    budget: Budget
-    unreported: int = 0
-    calibrated: float | None = None
-    paid_before: Cost = Cost()
-    reused: int = 0
-    before: Before | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """How a request came to begin: after it had `waited` so many seconds, which count against its
-    deadline, and with the `priority` of its calls in the engines, of which the lowest goes first.
-    """
-
-    waited: float = 0.0
-    priority: int = 0
-
-
-AT_ONCE = Admitted()
-
-
 class UnknownTrace(LongthinkError):
     """There is no such trace, or there is none any more."""
-
-
-class Run:
-    """One request under way. It goes on by itself until it is done or cancelled."""
-
-    tenant = LOCAL
-    """Whose it is."""
-    allowance: Allowance | None = None
-    """What of its tenant's limits it has set aside."""
-
-    def __init__(
-        self,
-        trace: Trace,
-        effort: Effort,
-        driver: Driver,
-        calibrations: Calibrations,
-        *,
-        before: Before | None = None,
-        paid_before: Cost = Cost(),
-        tenant: Tenant = LOCAL,
-        allowance: Allowance | None = None,
-    ) -> None:
-        self.trace = trace
-        self.tenant = tenant
-        self.allowance = allowance
-        self.effort = effort
-        self.left = False
-        self.over = asyncio.Event()
-        self._driver = driver
-        self._calibrations = calibrations
-        self._before = before
-        self._paid_before = paid_before
-
-    async def reply(self) -> Reply:
-        """Wait for the reply. Cancelling the wait doesn't cancel the run."""
-        conclusion: Conclusion = await asyncio.shield(self._driver.concluded)
-        if self.allowance is not None:
-            # Whoever has the reply may ask again at once, and must find room for that.
-            with suppress(LedgerUnavailable):
-                await self.allowance.settle(conclusion.spent)
-        return self._reply(conclusion)
-
-    @property
-    def spent(self) -> Cost:
-        """All that was spent until now, as far as this process knows."""
-        return self._driver.spent
-
-    def heed(self, heard: Callable[[Reply | None], None]) -> None:
-        """Have `heard` called with the reply once it is there, or with None where it failed."""
-
-        def tell(concluded: asyncio.Future[Conclusion]) -> None:
-            failed = concluded.cancelled() or concluded.exception() is not None
-            heard(None if failed else self._reply(concluded.result()))
-
-        self._driver.concluded.add_done_callback(tell)
-
-    def _reply(self, conclusion: Conclusion) -> Reply:
-        return Reply(
-            self.trace.id,
-            conclusion.outcome,
-            self.effort,
-            conclusion.spent,
-            self.effort.budget,
-            conclusion.unreported,
-            self._calibrations.calibrated(self.effort, conclusion.outcome),
-            self._paid_before,
-            kept(self.trace.events),
-            self._before,
-        )
-
-    def leave(self) -> None:
-        """End it for now: nobody waits for it any more, but somebody may ask for it again."""
-        self.left = True
-        self.trace.append(Kind.LEFT)
-        self.cancel()
-
-    def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
-        """End it early, with the best answer so far."""
-        self._driver.stop(reason)
 
 
 class Reasoner:
@@ -246,7 +125,7 @@ class Reasoner:
                 opening = self._opened(
                     query, effort, trace_id, earlier, lease, tenant, allowance, admitted
                 )
-                course = await _while_kept(allowance, opening)
+                course = await while_kept(allowance, opening)
             except BaseException:
                 if allowance is not None:
                     # Out of reach, Redis lets it lapse.
@@ -269,7 +148,7 @@ class Reasoner:
         """All that a new run begins with, its budget and its trace opened."""
         before = earlier.before if earlier else None
         if allowance is not None:
-            effort = _within(allowance, effort, before)
+            effort = within(allowance, effort, before)
         due = _due(effort, admitted)
         prompt = await self._prepare(query, due)
         prompt_tokens, context = len(prompt.token_ids), prompt.context_left
@@ -317,25 +196,20 @@ class Reasoner:
         *,
         whole: bool = False,
     ) -> Allowance | None:
-        """Set aside of a tenant's limits what a request may still spend; with `whole`, all of it.
-
-        Raises OverLimit, LedgerUnavailable.
-        """
-        if self._allowances is None or tenant.limits is None:
-            return None
-        longest = min(query.sampling.max_tokens, self._context or query.sampling.max_tokens)
         # A token has some four letters; it only has to be about right.
         likely = self._seen.of(sum(len(one.content) for one in query.messages) // 4).whole
-        needed = need(
-            replace(effort, budget=allowed(effort.budget, before)),
+        return await set_aside(
+            self._allowances,
+            tenant,
+            trace_id,
             query,
+            effort,
+            before,
             context=self._context,
-            likely=_WORTH if likely.mean is None else likely.likely(longest) // 2,
+            lengths=likely,
             prices=self._manner.prices,
+            whole=whole,
         )
-        if whole:
-            needed = replace(needed, least=needed.most)
-        return await self._allowances.reserve(tenant, trace_id, needed)
 
     async def resume(
         self,
@@ -358,7 +232,7 @@ class Reasoner:
             )
             opening = self._reopened(saved, standing, lease, due, allowance, admitted)
             try:
-                course = await _while_kept(allowance, opening)
+                course = await while_kept(allowance, opening)
             except Superseded:
                 raise  # what is set aside is for whoever took it over
             except BaseException:
@@ -529,7 +403,7 @@ class Reasoner:
             pool=self._pool,
             purses=Purses(self._ledger, trace.id, course.account, journal),
             trace=trace,
-            manner=_side_by_side(self._manner, course.allowance),
+            manner=side_by_side(self._manner, course.allowance),
             lengths=self._seen.of(len(course.prompt.token_ids)),
             deadline=course.due,
             cache_salt=course.tenant.cache_salt,
@@ -649,7 +523,7 @@ class Reasoner:
         try:
             async with (
                 lease.kept() if lease else nullcontext(),
-                _held(run, driver),
+                held(run.allowance, driver),
             ):
                 await driver.run()
         except Exception as error:  # noqa: BLE001  it is handed on, or logged
@@ -724,39 +598,6 @@ def _recall(earlier: Earlier, search: Search) -> Recollection:
             "longthink.trace_id names a request of another version of the service, whose "
             "candidates can't be kept. Send the request without it."
         ) from error
-
-
-def _within(allowance: Allowance, effort: Effort, before: Before | None) -> Effort:
-    """The effort as its tenant's window has it. A budget counts what was spent `before`, too."""
-    spent = before.spent if before else Cost()
-    cut = {
-        name: getattr(allowance.budget, name) + getattr(spent, name) for name in allowance.limited
-    }
-    budget = replace(effort.budget, **cut)
-    most = effort.candidates if budget.candidates is None else budget.candidates
-    return replace(effort, candidates=max(1, min(effort.candidates, most)), budget=budget)
-
-
-def _side_by_side(manner: Manner, allowance: Allowance | None) -> Manner:
-    """How it is driven where its tenant may have so many candidates at a time."""
-    if allowance is None:
-        return manner
-    most = min(manner.max_in_flight, allowance.candidates_at_once)
-    return replace(manner, max_in_flight=most)
-
-
-async def _while_kept(
-    allowance: Allowance | None, opening: Coroutine[Any, Any, _Course]
-) -> _Course:
-    """What a request begins with. However long that takes, nobody else gets what it set aside."""
-    return await (opening if allowance is None else allowance.while_kept(opening))
-
-
-def _held(run: Run, driver: Driver) -> AbstractAsyncContextManager[None]:
-    """While inside, what the run has set aside stays so; where it was taken back, the run ends."""
-    if run.allowance is None:
-        return nullcontext()
-    return run.allowance.kept(lambda: driver.stop(Stopped.BUDGET))
 
 
 def _due(effort: Effort, admitted: Admitted) -> float | None:

@@ -28,7 +28,7 @@ from prometheus_client import (
 
 from planner.domain import Cost
 from services.meters import Meters
-from services.reasoning import Reply
+from services.run import Reply
 from services.tenants import LOCAL
 from services.watch import Watch, strategy_name
 

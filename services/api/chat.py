@@ -32,7 +32,8 @@ from services.api.turn import Turn, disconnected
 from services.gate import Door, Gate
 from services.idempotency import Key, Lease
 from services.once import Once
-from services.reasoning import Admitted, Reasoner, Run
+from services.reasoning import Reasoner
+from services.run import Admitted, Run
 from services.telemetry import Ended, Telemetry
 from services.tenants import Tenant, tenant_of
 from services.trace import Kind

@@ -25,9 +25,10 @@ from starlette.types import Receive, Scope, Send
 
 from services.api.errors import ApiError, unavailable
 from services.api.limits import Limits
-from services.reasoning import Reasoner, Run
+from services.reasoning import Reasoner
 from services.recent import Recent
 from services.resume import owner
+from services.run import Run
 from services.tenants import Tenant
 from services.trace import SILENT_SECONDS, Event, Kind, Tail
 

@@ -23,7 +23,7 @@ from services.api.limits import Limits
 from services.api.progress import Lines, Typing
 from services.api.standing import ratelimit
 from services.api.turn import Turn
-from services.reasoning import Reply
+from services.run import Reply
 
 _HEARTBEAT = b": thinking\n\n"
 _DONE = b"data: [DONE]\n\n"

@@ -15,7 +15,7 @@ from starlette.types import Receive
 
 from services.api.errors import in_vain
 from services.api.schema import Ask
-from services.reasoning import Reply, Run
+from services.run import Reply, Run
 
 
 class Turn:

@@ -18,7 +18,8 @@ from services.admission import Admission, Rules
 from services.calibration import Calibrations
 from services.driver import Manner
 from services.gate import Gate
-from services.reasoning import Admitted, Reasoner, Run
+from services.reasoning import Reasoner
+from services.run import Admitted, Run
 from services.second_tries import HEDGE_SHARE, SecondTries
 from services.simulation import clock
 from services.simulation.cores import Cores

@@ -19,7 +19,8 @@ from services.driver import Manner
 from services.gate import Door
 from services.idempotency import Key, Keys, Lease
 from services.once import Once
-from services.reasoning import AT_ONCE, Admitted, Reasoner, Reply, Run
+from services.reasoning import Reasoner
+from services.run import AT_ONCE, Admitted, Reply, Run
 from services.trace import Event, Kind, TraceStore
 from workers.fake import FakePool, Script, judge
 from workers.messages import Generate

@@ -24,9 +24,10 @@ from services.api.routes import Usages
 from services.gate import Gate
 from services.idempotency import Lease
 from services.once import Once
-from services.reasoning import AT_ONCE, Admitted, Reasoner, Reply, Run
+from services.reasoning import Reasoner
 from services.recent import Recent
 from services.resume import Earlier, owner
+from services.run import AT_ONCE, Admitted, Reply, Run
 from services.telemetry import Telemetry, configure_logging
 from services.tenants import LOCAL, Tenant
 from services.trace import Event, Kind, Tail, Trace

@@ -19,7 +19,7 @@ from services.expectations import Kind
 from services.gate import Begin, Door, Gate
 from services.idempotency import KeyCrowded
 from services.once import Once
-from services.reasoning import Admitted, Reply, Run
+from services.run import Admitted, Reply, Run
 from services.telemetry import Telemetry
 from services.tenants import LOCAL, Tenant
 from tests.contract.runners import LEASE_SECONDS, Runner, wide

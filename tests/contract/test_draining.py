@@ -13,7 +13,7 @@ from planner.effort import Options
 from services.admission import Admission, Refused, Rules
 from services.api.lobby import Lobby
 from services.gate import Gate
-from services.reasoning import Admitted
+from services.run import Admitted
 from services.trace import Kind
 from tests.contract.runners import QUERY, Runner, until_told, wide
 from tests.contract.scripted_service import (

@@ -17,7 +17,7 @@ import pytest
 from planner.domain import Query, Vote
 from planner.effort import Options
 from planner.errors import WorkersUnavailable
-from services.reasoning import Reply, Run
+from services.run import Reply, Run
 from tests.contract.scripted_service import (
     MODEL,
     OUTCOME,

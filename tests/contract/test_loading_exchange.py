@@ -12,7 +12,7 @@ from services.evaluation.questions import Question
 from services.loading.exchange import Address, Exchange
 from services.loading.jobs import Job
 from services.loading.sent import End, Sent
-from services.reasoning import Reply
+from services.run import Reply
 from tests.contract.scripted_service import (
     BODY,
     SPENT,

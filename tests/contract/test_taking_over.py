@@ -18,8 +18,9 @@ from planner.errors import InvalidOption, LedgerUnavailable, UnknownBudget
 from planner.search import STRATEGIES
 from services.evaluation.retrace import retrace
 from services.idempotency import Key, KeyReused, Keys, Lease
-from services.reasoning import Run, UnknownTrace
+from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
+from services.run import Run
 from services.trace import Event, Kind, Superseded, Trace, TraceStore
 from tests.contract.runners import QUERY, Runner, done, journaled, until_told, wide
 from workers.fake import Script

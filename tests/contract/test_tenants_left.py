@@ -15,7 +15,7 @@ from planner.domain import Budget, Message, Query
 from planner.effort import Options
 from planner.errors import WorkersUnavailable
 from services.idempotency import Key, Lease
-from services.reasoning import Run
+from services.run import Run
 from services.tenants import Tenant
 from services.trace import Kind
 from tests.contract.runners import QUERY, wide

@@ -14,7 +14,8 @@ from planner.effort import Options
 from services.budget import RedisLedger
 from services.driver import Manner
 from services.observed import ObservedLedger, ObservedPool
-from services.reasoning import Reasoner, Reply, Run
+from services.reasoning import Reasoner
+from services.run import Reply, Run
 from services.telemetry import Telemetry
 from services.trace import Event, Kind, TraceStore
 from workers.fake import FakePool, Script

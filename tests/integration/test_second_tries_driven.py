@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from planner.domain import Budget
 from planner.effort import Options
-from services.reasoning import Reply
+from services.run import Reply
 from services.second_tries import RETRY_MOST, Paces, SecondTries
 from services.trace import Event, Kind
 from tests.integration.reasoning_bench import QUERY, Bench, finished, told, wide

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from services.reasoning import Reply
+from services.run import Reply
 from services.telemetry import LogFormat, LogLevel, Telemetry, configure_logging
 from services.tenants import IN_SCOPE, Tenant
 from tests.contract.scripted_service import BODY, CHAT, ScriptedReasoner, ScriptedRun, Stage
