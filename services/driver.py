@@ -36,11 +36,12 @@ from planner.domain import (
     Verify,
 )
 from planner.errors import LedgerUnavailable
-from planner.funding import UNKNOWN, Growths, Lengths, first_instalments, next_instalment
+from planner.funding import Growths, first_instalments, next_instalment
 from planner.ports import Commit, Hold
 from planner.search import Search
 from planner.steps import AGGREGATES
 from services.flights import TRIES, Flight, Grading, Twin
+from services.lengths import SeenLengths
 from services.lineup import LinedUp, LineUp
 from services.purse import Purse, Purses
 from services.record import outcome_data, result_data, standing_data
@@ -150,10 +151,7 @@ class Driver:
         self._purses = purses
         self._trace = trace
         self._manner = manner
-        self._all_lengths = lengths
-        # What this query's own candidates take counts for more than what others' did, and those of
-        # a share are of another question.
-        self._lengths: dict[str | None, Growths] = {None: lengths.followed(fade=0.25)}
+        self._lengths = SeenLengths(lengths, search)
         self._deadline = deadline
         self._cache_salt = cache_salt
         self._priority = priority
@@ -227,7 +225,7 @@ class Driver:
                     self._inbox.put_nowait(None)
                 elif self._stuck():
                     for flight in self._unstarted.values():
-                        self._learn_cut(flight)
+                        self._lengths.cut(flight)
                     self.stop(Stopped.BUDGET)
                 if not self._ended():
                     await self._await(self._deadline if self._hurried else self._last_call())
@@ -266,8 +264,8 @@ class Driver:
         """When there is just time for one more pass before the deadline, on the loop's clock."""
         if self._deadline is None:
             return None
-        likely = self._lengths[None].whole.likely(self._query.sampling.max_tokens)
-        kept = self._all_lengths.pace.seconds(likely)
+        likely = self._lengths.whole.likely(self._query.sampling.max_tokens)
+        kept = self._lengths.pace.seconds(likely)
         whole = self._deadline - self._began
         return self._deadline - min(whole / 2, whole / 4 if kept is None else kept)
 
@@ -460,16 +458,16 @@ class Driver:
             # What counts as no candidate needs none of those that are left.
             left = replace(left, candidates=None)
         longest = max(flight.limit for flight in flights)
-        likely = max(map(self._likely, flights))
+        likely = max(map(self._lengths.likely, flights))
         started, tokens = first_instalments(
             left,
             self._manner.prices,
             wanted=len(flights),
             prompt_tokens=max(flight.prompt_tokens for flight in flights),
             max_tokens=longest,
-            ample=max(map(self._ample, flights)),
-            least=self._least(likely),
-            trust=self._trust(flights[0]),
+            ample=max(map(self._lengths.ample, flights)),
+            least=self._lengths.least(likely, alone=not self._flying),
+            trust=self._lengths.trust(flights[0], self._flying.values()),
         )
         for flight in flights[:started]:
             self._fund(flight, min(tokens, flight.limit))
@@ -489,7 +487,7 @@ class Driver:
                 self._manner.prices,
                 prompt_tokens=flight.prompt_tokens,
                 missing=flight.missing,
-                likely=self._likely(flight),
+                likely=self._lengths.likely(flight),
                 waiting=sum(one.task.share == share for one in self._waiting.values()),
                 alone=not flies,
             )
@@ -500,47 +498,8 @@ class Driver:
                 self._fund(flight, tokens)
                 await self._send([flight])
             if self._waiting.pop(flight.task.id, None):
-                self._learn_cut(flight)
+                self._lengths.cut(flight)
                 self._tell(flight.task, flight.result("done", Finish.BUDGET))
-
-    def _likely(self, flight: Flight) -> int:
-        return self._lengths_like(flight).likely(flight.limit)
-
-    def _ample(self, flight: Flight) -> int:
-        return self._lengths_like(flight).ample(flight.limit)
-
-    def _trust(self, flight: Flight) -> float:
-        """How much of what is left may go by what is likely: all, once half of those begun ended.
-
-        The first to end are the shortest. What has a share has only the share to lose.
-        """
-        seen = self._lengths_like(flight).seen
-        running = sum(one.kind == flight.kind for one in self._flying.values())
-        if flight.task.share is not None or seen >= max(1, running):
-            return 1.0
-        return 0.0 if running else UNKNOWN
-
-    def _lengths_like(self, flight: Flight) -> Lengths:
-        """The lengths of what is like it."""
-        if flight.task.schema is not None:
-            return self._all_lengths.bound
-        return self._lengths_of(flight.task).of(flight.task.until)
-
-    def _lengths_of(self, task: Expand) -> Growths:
-        if task.share not in self._lengths:
-            self._lengths[task.share] = self._lengths[None].followed(fade=0.25)
-        return self._lengths[task.share]
-
-    def _least(self, likely: int) -> int:
-        """The fewest tokens that one more candidate is worth starting with.
-
-        While others run, those may give something back. Else half of what it is likely to take
-        may do; and where nothing has finished yet, half an answer beats none.
-        """
-        if self._flying:
-            return likely
-        finished, _ = self._search.progress()
-        return max(1, likely // 2) if finished else 1
 
     def _fund(self, flight: Flight, tokens: int) -> None:
         flight.fund(self._op(flight.task), tokens, self._manner.prices)
@@ -624,7 +583,7 @@ class Driver:
         self._ended_flights += 1
         if task.writer == "reasoner" or not self._pool.plans:
             # What a planner takes says nothing of the last pass, for which time is kept back.
-            self._all_lengths.pace.saw(self._loop.time() - flight.sent, made.completion_tokens)
+            self._lengths.pace.saw(self._loop.time() - flight.sent, made.completion_tokens)
             self._second.paces.saw(self._loop.time() - flight.sent, made.completion_tokens)
         if made.lost and self._may_try_again(flight):
             flight.begin_again()
@@ -641,7 +600,7 @@ class Driver:
         elif made.finish == "cancelled":
             self._tell(task, flight.result("cancelled", finish))
         else:
-            self._learn_length(flight, finish)
+            self._lengths.ended(flight, finish)
             self._tell(task, flight.result("done", finish))
 
     # Trying again
@@ -694,7 +653,7 @@ class Driver:
         if now - flight.looked < _LOOK_SECONDS or now - flight.sent < LEAST_LATE_SECONDS:
             return False
         flight.looked = now
-        tokens = min(flight.held.completion_tokens, self._ample(flight))
+        tokens = min(flight.held.completion_tokens, self._lengths.ample(flight))
         late = self._second.paces.late(tokens)
         return late is not None and now - flight.sent > late
 
@@ -708,27 +667,6 @@ class Driver:
         self._twins[call_id] = twin
         self._trace.append(Kind.HEDGED, id=flight.task.id, call=call_id)
         self._carry(self._pool.generate((replace(call, id=call_id, rival=rival),)))
-
-    def _learn_length(self, flight: Flight, finish: Finish) -> None:
-        """Take in how long a step was, or a candidate that was written from its beginning."""
-        task, made = flight.task, len(flight.token_ids)
-        if task.schema is not None and finish is Finish.STOP:
-            self._all_lengths.bound.saw(made)
-        own = task.share is None and task.messages is None
-        for lengths in (self._lengths_of(task), *([self._all_lengths] if own else [])):
-            if task.until == "step" and finish in (Finish.STEP, Finish.STOP):
-                lengths.step.saw(made)
-            if finish is Finish.STOP and task.counts and not task.append:
-                lengths.whole.saw(len(flight.before) + made)
-
-    def _learn_cut(self, flight: Flight) -> None:
-        """Take in how long a candidate was when the budget ended it."""
-        task = flight.task
-        if task.counts and not task.append and task.messages is None and task.share is None:
-            finished, _ = self._search.progress()
-            whole = self._all_lengths.whole
-            learn = whole.outgrew if finished else whole.missed
-            learn(len(flight.before) + len(flight.token_ids))
 
     # Grading
 
