@@ -195,6 +195,11 @@ class Watch:
         for late in list(self._requests.values()):
             if late.closed is not None and now - late.closed > LATE_SECONDS:
                 self._drop(late)
+        if (earlier := self._requests.get(trace.id)) is not None:
+            # It was to be gone on with before, and couldn't be.
+            if earlier.closed is None:
+                self._close(earlier, None, now)
+            self._drop(earlier)
         resumed = event.kind is Kind.RESUMED
         opened = event if not resumed else trace.events[0]
         self._requests[trace.id] = request = Request(trace.id, opened.data, now, resumed)

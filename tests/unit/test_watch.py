@@ -138,6 +138,17 @@ def test_a_request_that_is_gone_on_with_begins_anew() -> None:
     assert scene.notes.tasks[0].asked is not None
 
 
+def test_what_could_not_be_gone_on_with_is_closed_when_it_is() -> None:
+    """A request that was resumed in vain is told of as failed once it is resumed again."""
+    scene = Scene()
+    scene.append(Kind.OPENED, **OPENED)
+    for _ in range(2):
+        scene.append(Kind.RESUMED, again=[], lost=[])
+    scene.append(Kind.CLOSED, **CLOSED)
+    began_in_vain = ["began", "failed", "over"]
+    assert scene.notes.told == [*began_in_vain, *began_in_vain, "began", "closed", "over"]
+
+
 def test_what_is_never_settled_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the next request that begins, some time after."""
     scene = Scene()
