@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -65,17 +66,11 @@ def test_a_service_that_stops_takes_its_engines_off_the_cluster(
     class Handle:
         """Nothing is under way there."""
 
-        def __getattr__(self, name: str) -> Any:
-            return self
-
-        def result(self, timeout_s: float) -> None:
-            return None
-
         def broadcast(self, method: str, seconds: float) -> Any:
             assert method == "drain"
             return self
 
-        def results(self, timeout_s: float) -> list[None]:
+        async def results_async(self) -> list[None]:
             return [None]
 
     monkeypatch.setattr(serve, "run", lambda *_, **__: Handle())
@@ -97,11 +92,10 @@ def test_a_second_signal_means_at_once(deleted: list[str], monkeypatch: pytest.M
             asked.append(method)
             return self
 
-        def results(self, timeout_s: float) -> list[None]:
-            if "hurry" not in asked:
+        async def results_async(self) -> list[None]:
+            while "hurry" not in asked:
                 os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(timeout_s)
-                raise TimeoutError
+                await asyncio.sleep(0.1)
             return [None]
 
     monkeypatch.setattr(serve, "run", lambda *_, **__: Handle())
