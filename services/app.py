@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import ray
 from fastapi import FastAPI
+from grpc import RpcError
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
@@ -91,6 +92,10 @@ _REPLACED_SECONDS = 90.0
 
 _REPLY_SECONDS = 2.0
 """How long a single reply of Redis is waited for at least: more than it needs to be found away."""
+_FOUND_AWAY_SECONDS = 0.1
+"""Beyond the time that Redis has to answer, how long it takes to be known as away."""
+_LEAST_LEASE_SECONDS = 5.0
+"""A runner that says nothing for so long is dead; longer where Redis may take as long itself."""
 _LATER_SECONDS = 5.0
 """A replica whose engine hangs should say so before its callers find out by its silence."""
 _TOKENS = "RAY_AUTH_MODE"
@@ -99,7 +104,7 @@ of Serve's replicas, listen on all addresses and unpickle what they are sent."""
 
 _LAST_SECONDS = 2.0
 """So long before the end of the grace period requests end with the best they have."""
-_TIDY_SECONDS = 2.0
+_TIDY_SECONDS = 3.0
 """How long after the grace period the edge may write what it owes and end its processes."""
 _AFTER_SECONDS = _TIDY_SECONDS + _LAST_SPANS_SECONDS
 _POLL_SECONDS = 0.2
@@ -169,7 +174,9 @@ class Edge:
             ledger,
             lease_seconds=settings.redis.lease_seconds,
             ttl_seconds=settings.redis.ttl_seconds,
+            patience_seconds=patience + _FOUND_AWAY_SECONDS,
         )
+        self._keyring = Keyring(self._redis, patience_seconds=patience + _FOUND_AWAY_SECONDS)
         self._reasoner = Reasoner(
             ObservedPool(self._pool, self._telemetry.watch, self._telemetry.meters),
             ObservedLedger(ledger, self._telemetry.meters),
@@ -199,7 +206,7 @@ class Edge:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve for the application that this replica serves."""
-        service = self._settings.service
+        service, redis = self._settings.service, self._settings.redis
         return build(
             self._reasoner,
             model_name=self._settings.generator.name,
@@ -216,10 +223,14 @@ class Edge:
             ),
             once=Once(
                 self._reasoner,
-                Keys(self._redis, ttl_seconds=self._settings.redis.ttl_seconds),
+                Keys(
+                    self._redis,
+                    ttl_seconds=redis.ttl_seconds,
+                    lease_seconds=max(_LEAST_LEASE_SECONDS, 2 * redis.answer_seconds),
+                ),
                 self._traces,
             ),
-            find=Keyring(self._redis).find if service.keys else None,
+            find=self._keyring.find if service.keys else None,
             usage=self._allowances.usage,
             meterable=self._meterable,
             gate=self._gate,
@@ -530,7 +541,7 @@ class _Application:
 
 def _drain(service: Service, handle: DeploymentHandle[Any]) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
-    with suppress(RayError, RayServeException):
+    with suppress(RayError, RayServeException, RpcError):
         # Where the environment has Serve's routers run in their callers' loop, there must be one.
         asyncio.run(_drained(service, handle))
 
@@ -539,16 +550,16 @@ async def _drained(service: Service, handle: DeploymentHandle[Any]) -> None:
     until = time.monotonic() + service.settings.service.grace_seconds + _AFTER_SECONDS
     hurried = False
     drained = handle.broadcast("drain", service.settings.service.grace_seconds)
-    ended = asyncio.ensure_future(drained.results_async())
+    # One that dies meanwhile has nothing more to end, and the others go on.
+    ended = asyncio.ensure_future(drained.results_async(return_exceptions=True))
     while time.monotonic() < until:
         await asyncio.wait((ended,), timeout=_POLL_SECONDS)
         if ended.done():
-            ended.result()
             return
         if service.impatient and not hurried:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
-                    await handle.broadcast("hurry").results_async()
+                    await handle.broadcast("hurry").results_async(return_exceptions=True)
             hurried = True
             until = min(until, time.monotonic() + _LAST_SECONDS + _AFTER_SECONDS)
     ended.cancel()

@@ -40,8 +40,6 @@ _KEY = re.compile(r"lt-[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FRESH_SECONDS = 0.5
 """How long a key that was found may be used without asking Redis again."""
-_PATIENCE_SECONDS = 0.4
-"""How long Redis has to answer: a request that can't be let in is to hear so at once."""
 _MOST = 4096
 """So many keys are remembered."""
 
@@ -71,8 +69,10 @@ class Listed:
 class Keyring:
     """The keys in one Redis. All methods raise LedgerUnavailable when it can't be reached."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, patience_seconds: float = 0.4) -> None:
+        """`patience_seconds` is how long Redis has to answer."""
         self._redis = redis
+        self._patience_seconds = patience_seconds
         self._find = redis.register_script(_FIND)
         self._found: OrderedDict[str, tuple[float, Tenant]] = OrderedDict()
 
@@ -88,7 +88,7 @@ class Keyring:
         if tenant is not None and monotonic() < until:
             return tenant
         asked = monotonic()
-        said = await _answer(
+        said = await self._answer(
             self._find(keys=[_KEYS, _TENANTS, _SECRET], args=[digest, secrets.token_hex(32)])
         )
         if said is None:
@@ -123,7 +123,7 @@ class Keyring:
             else:
                 _ = pipe.hset(_TENANTS, name, json.dumps(_data(tenant)))
             _ = pipe.hset(_KEYS, digest, json.dumps(record))
-            await _answer(pipe.execute())
+            await self._answer(pipe.execute())
         return key
 
     async def list(self) -> list[Listed]:
@@ -131,7 +131,7 @@ class Keyring:
         async with self._redis.pipeline(transaction=True) as pipe:
             _ = pipe.hgetall(_KEYS)
             _ = pipe.hgetall(_TENANTS)
-            keys, tenants = await _answer(pipe.execute())
+            keys, tenants = await self._answer(pipe.execute())
         rows = []
         for record in map(json.loads, keys.values()):
             limits = tenants.get(record["tenant"].encode()) or tenants.get(record["tenant"])
@@ -143,7 +143,7 @@ class Keyring:
 
         Raises KeyringError where there is none.
         """
-        keys = await _answer(self._redis.hgetall(_KEYS))
+        keys = await self._answer(self._redis.hgetall(_KEYS))
         digest = _digest(which)
         gone = [
             name
@@ -154,8 +154,18 @@ class Keyring:
             raise KeyringError(
                 f"There is no key or tenant {which!r}: `longthink keys list` shows all there are."
             )
-        await _answer(self._redis.hdel(_KEYS, *gone))
+        await self._answer(self._redis.hdel(_KEYS, *gone))
         return len(gone)
+
+    async def _answer(self, command: Awaitable[Any] | Any) -> Any:
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                return await command
+        except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            raise LedgerUnavailable(
+                f"API keys can't be looked up ({type(error).__name__}: {error}). Check that Redis "
+                "runs and that REDIS_URL points to it, then try again."
+            ) from error
 
 
 def _names(record: dict[str, Any]) -> tuple[str, str]:
@@ -191,14 +201,3 @@ def _id(digest: str) -> str:
 
 def _text(word: bytes | str) -> str:
     return word.decode() if isinstance(word, bytes) else word
-
-
-async def _answer(command: Awaitable[Any] | Any) -> Any:
-    try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            return await command
-    except (RedisError, OSError) as error:  # a TimeoutError is an OSError
-        raise LedgerUnavailable(
-            f"API keys can't be looked up ({type(error).__name__}: {error}). Check that Redis runs "
-            "and that REDIS_URL points to it, then try again."
-        ) from error

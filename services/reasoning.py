@@ -54,6 +54,9 @@ from workers.ports import Pool
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+_LAST_WORDS_SECONDS = 2.0
+"""How long what is still to be written to Redis may take at the end."""
+
 
 class UnknownTrace(LongthinkError):
     """There is no such trace, or there is none any more."""
@@ -353,10 +356,12 @@ class Reasoner:
 
     async def _recollect(self, saved: Saved, search: Search) -> Callable[[Task], Result | None]:
         """What a request knew of an earlier one, if that is still there."""
-        earlier = await self.saved(saved.before.trace_id) if saved.before else None
-        if earlier is None:
-            return _nothing
-        return Recollection(earlier, logprobs=search.needs_logprobs)
+        # One that is gone, or that another version wrote down, knows of nothing.
+        with suppress(BrokenTrace, Diverged):
+            earlier = await self.saved(saved.before.trace_id) if saved.before else None
+            if earlier is not None:
+                return Recollection(earlier, logprobs=search.needs_logprobs)
+        return _nothing
 
     async def _prepare(self, query: Query, due: float | None) -> Prompt:
         messages = tuple((message.role, message.content) for message in query.messages)
@@ -488,8 +493,11 @@ class Reasoner:
         if self._runs:
             # They still close their budgets, and may write.
             await asyncio.wait(list(self._runs), timeout=1.0)
-        await self._traces.aclose()
-        await self._calibrations.aclose()
+        # A Redis that hangs must not hold up the end.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                await self._traces.aclose()
+                await self._calibrations.aclose()
 
     def _learn(self, effort: Effort, concluded: asyncio.Future[Conclusion]) -> None:
         """Count a request that came to something."""
@@ -558,10 +566,12 @@ class Reasoner:
             spent = run.spent if run.left else (await self._ledger.close(run.trace.id)).spent
         except UnknownBudget:
             spent = run.spent  # Redis has lost its data, and the tenant has spent it all the same
-        if run.allowance is not None:
-            await run.allowance.settle(spent)
-        if lease is not None:
-            await lease.release()
+        try:
+            if run.allowance is not None:
+                await run.allowance.settle(spent)
+        finally:
+            if lease is not None:
+                await lease.release()
 
 
 def _nothing(_: Task) -> None:
@@ -593,7 +603,7 @@ def _recall(earlier: Earlier, search: Search) -> Recollection:
     """What an earlier request knows of tasks. Raises UnknownTrace where that can't be read."""
     try:
         return Recollection(earlier.saved, logprobs=search.needs_logprobs)
-    except Diverged as error:
+    except (BrokenTrace, Diverged) as error:
         raise UnknownTrace(
             "longthink.trace_id names a request of another version of the service, whose "
             "candidates can't be kept. Send the request without it."

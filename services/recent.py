@@ -93,7 +93,7 @@ def recent(trace_id: str, facts: Mapping[str, str], *, growing: bool) -> Recent 
 
 
 def _note(pipe: Pipeline, trace_id: str, name: str, facts: Mapping[str, Any], ttl: int) -> None:
-    _ = pipe.hset(key(trace_id), name, json.dumps(facts, ensure_ascii=False))
+    _ = pipe.hset(key(trace_id), name, json.dumps(facts))
     _ = pipe.expire(key(trace_id), ttl)
 
 

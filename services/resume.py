@@ -25,7 +25,7 @@ from planner.domain import (
     Task,
 )
 from planner.effort import Effort
-from planner.errors import LongthinkError
+from planner.errors import InvalidOption, LongthinkError
 from planner.ports import Commit
 from planner.replay import Asked, Entry, Hurried, lead, replay_log
 from planner.search import Search, begin
@@ -39,12 +39,15 @@ _SUMS = (Kind.STANDING, Kind.CLOSED, Kind.SETTLED)
 _OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before", "tenant")
 """What is said of a request when it is opened; all the rest is what its search knew."""
 
+_OTHERWISE = (KeyError, TypeError, ValueError)
+"""What comes of reading what another version wrote."""
+
 _OPS_OF_A_RUN = 1 << 32
 """More operations than one runner ever numbers."""
 
 
 class BrokenTrace(LongthinkError):
-    """A trace without its beginning."""
+    """A trace without its beginning, or one of another version."""
 
 
 class OtherQuery(LongthinkError):
@@ -78,21 +81,24 @@ class Saved:
 
     @classmethod
     def of(cls, trace_id: str, recorded: Sequence[Event]) -> Saved:
-        """Raises BrokenTrace where the beginning is missing, and whatever comes of reading what
-        isn't a trace.
-        """
+        """Raises BrokenTrace where the beginning is missing, or of another version."""
         if not recorded or recorded[0].kind is not Kind.OPENED:
             raise BrokenTrace("The beginning of this trace is missing.")
         opened = recorded[0].data
         # What an older trace doesn't say, its search didn't know.
         known = {name: it for name, it in opened.items() if name not in _OF_THE_REQUEST}
         before = opened.get("before")
+        try:
+            query, effort = read_query(opened["query"]), read_effort(opened["effort"])
+            was = before and Before(before["trace_id"], Cost(**before["spent"]))
+        except _OTHERWISE as error:
+            raise BrokenTrace("The beginning of this trace says something else.") from error
         return cls(
             trace_id,
-            read_query(opened["query"]),
-            read_effort(opened["effort"]),
+            query,
+            effort,
             known,
-            before and Before(before["trace_id"], Cost(**before["spent"])),
+            was,
             owner(recorded),
             tuple(_counting(recorded)),
             tuple(recorded),
@@ -126,8 +132,13 @@ class Saved:
         return at_least(said[-1] if said else Cost(), sum(paid, Cost()))
 
     def search(self) -> Search:
-        """Its search, as it was before it was asked anything."""
-        return begin(self.query, self.effort, **self.known)
+        """Its search, as it was before it was asked anything. Raises BrokenTrace where there is no
+        such strategy any more, or it wants to know something else.
+        """
+        try:
+            return begin(self.query, self.effort, **self.known)
+        except (InvalidOption, *_OTHERWISE) as error:
+            raise BrokenTrace("The search of this trace is another one now.") from error
 
     def log(self) -> Iterator[Entry]:
         """All that its search was asked and told before the end."""
@@ -352,14 +363,19 @@ def _calls(recorded: Sequence[Event]) -> tuple[dict[_Op, Cost], dict[_Op, Cost]]
     done by another call before, it is this one's.
     """
     sent, paid = _ops(recorded, Kind.SENT), _ops(recorded, Kind.PAID)
-    done = {
-        it.data["id"] for it in recorded if it.kind is Kind.TOLD and it.data["status"] == "done"
-    }
+    told = [event.data for event in recorded if event.kind is Kind.TOLD]
+    done = {it["id"] for it in told if it["status"] == "done" and _is_whole(it)}
     lost = {op: cost for op, cost in sent.items() if op not in paid}
     return paid, {
         op: cost if _task_of(op) in done else replace(cost, candidates=0)
         for op, cost in lost.items()
     }
+
+
+def _is_whole(told: Mapping[str, Any]) -> bool:
+    """Whether what a task came to is a candidate; one more step of a partial one isn't."""
+    candidate = told["candidate"]
+    return candidate is not None and candidate["finish"] in (Finish.STOP, Finish.LENGTH)
 
 
 def _task_of(op: _Op) -> str:

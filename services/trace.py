@@ -329,6 +329,8 @@ class TraceStore:
                 self._late.clear()
             except RedisError as error:
                 self._failed(batch, error)
+            except Exception as error:  # noqa: BLE001  the writer serves all requests
+                self._failed(batch, error, again=False)
             else:
                 for entry in batch:
                     taken = (entry.trace_id, entry.runner) in refused
@@ -337,10 +339,12 @@ class TraceStore:
                 for _ in batch:
                     self._queue.task_done()
 
-    def _failed(self, batch: list[_Entry], error: RedisError) -> None:
-        """Tell of events that Redis didn't take, and keep those that a trace mustn't lack."""
+    def _failed(self, batch: list[_Entry], error: Exception, *, again: bool = True) -> None:
+        """Tell of events that Redis didn't take, and keep those that a trace mustn't lack: but not
+        where they can't be written at all.
+        """
         events = [entry for entry in batch if entry.event is not None]
-        late = [entry for entry in events if entry.runner is not None]
+        late = [entry for entry in events if again and entry.runner is not None]
         self._late += late
         if lost := len(events) - len(late):
             self._lost(lost, error)
@@ -399,7 +403,7 @@ def _encode(event: Event) -> dict[Any, Any]:
         "seq": event.seq,
         "seconds": repr(event.seconds),
         "kind": event.kind.value,
-        "data": json.dumps(event.data, ensure_ascii=False),
+        "data": json.dumps(event.data),  # in ASCII, so that nothing in it can fail to be encoded
     }
 
 

@@ -23,8 +23,9 @@ def paid(op: str, cost: Cost) -> Event:
     return Event(0, 0.0, Kind.PAID, {"budget": "r", "ops": {op: list(astuple(cost))}})
 
 
-def told(task: str, status: str) -> Event:
-    return Event(0, 0.0, Kind.TOLD, {"id": task, "status": status})
+def told(task: str, status: str, finish: str = "stop") -> Event:
+    candidate = {"path": [0], "finish": finish}
+    return Event(0, 0.0, Kind.TOLD, {"id": task, "status": status, "candidate": candidate})
 
 
 def test_the_candidate_of_a_lost_call_is_left_to_who_does_it_again() -> None:
@@ -45,6 +46,12 @@ def test_the_candidate_of_a_lost_call_counts_where_another_did_its_task() -> Non
     )
     assert left.paid == {"r": (Commit("expand:0#2", TWIN),)}
     assert left.lost == {"r": (Commit("expand:0#1", HELD),)}
+
+
+def test_a_step_of_a_partial_candidate_is_none() -> None:
+    """Whoever did it was charged none, and so is the call that was beaten."""
+    left = Unsettled.of([sent("expand:0#1", HELD), told("expand:0", "done", finish="step")])
+    assert left.lost == {"r": (Commit("expand:0#1", TWIN),)}
 
 
 def test_what_is_cut_is_done_again() -> None:
