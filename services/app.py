@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import ray
 from fastapi import FastAPI
-from grpc import RpcError
+from grpc import RpcError  # type: ignore[import-untyped]
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions

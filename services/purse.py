@@ -61,9 +61,14 @@ class Purse:
         return sum((commit.cost for commit in self._uncommitted), Cost())
 
     @property
+    def booked(self) -> Cost:
+        """What the ledger has heard of, when it was last asked."""
+        return self._account.spent
+
+    @property
     def spent(self) -> Cost:
         """All that was spent, what the ledger has yet to hear of included."""
-        return self._account.spent + self.owed
+        return self.booked + self.owed
 
     async def hold(self, holds: tuple[Hold, ...]) -> tuple[bool, ...]:
         """Ask the ledger; says which were granted. Raises LedgerUnavailable."""
@@ -136,6 +141,8 @@ class Purses:
         self._wanted: Mapping[str, Share] = {}
         self._closed: dict[str, Purse] = {}
         """Shares that are at their end; what still reports there is charged to the whole."""
+        self._unseen = Cost()
+        """What they have spent of which the whole has yet to hear."""
         # A request that is gone on with by another process must not meet the names of the first.
         self._mark = token_hex(3)
         self._opened = count()
@@ -149,7 +156,7 @@ class Purses:
     @property
     def spent(self) -> Cost:
         """All that was spent, what the ledger has yet to hear of included."""
-        late = sum((purse.owed for purse in self._closed.values()), Cost())
+        late = sum((purse.owed for purse in self._closed.values()), self._unseen)
         return sum((purse.spent for purse in self._shares.values()), self._whole.spent + late)
 
     async def share_out(self, wanted: Mapping[str, Share], busy: Collection[str]) -> None:
@@ -164,7 +171,8 @@ class Purses:
             return
         for name in ended:
             await self._shares[name].close()
-            self._closed[name] = self._shares.pop(name)
+            self._closed[name] = closed = self._shares.pop(name)
+            self._unseen += closed.booked
         for name in sorted(ending.intersection(busy)):
             await self._shares[name].resize(self._of(_NOTHING))
         # Those that get less make room for those that get more.
@@ -172,7 +180,7 @@ class Purses:
             if name not in self._shares:
                 await self._open(name)
             await self._shares[name].resize(self._of(wanted[name]))
-        await self._whole.look()
+        await self._look()
         self._wanted = dict(wanted)
 
     async def settle(self) -> None:
@@ -181,8 +189,15 @@ class Purses:
             await purse.settle()
         if late := [purse for purse in self._closed.values() if purse.owed != Cost()]:
             for purse in late:
+                owed = purse.owed
                 await purse.settle()
-            await self._whole.look()
+                self._unseen += owed
+            await self._look()
+
+    async def _look(self) -> None:
+        """See how the whole stands, with all that shares which are at their end have spent."""
+        await self._whole.look()
+        self._unseen = Cost()
 
     async def insist(self, seconds: float) -> bool:
         """Settle however often it takes, for at most so long; whether the ledger has it all."""
@@ -214,6 +229,7 @@ class Purses:
             await self._whole.reopen(self.spent)
             self._shares.clear()
             self._closed.clear()
+            self._unseen = Cost()
             return True
         return False
 

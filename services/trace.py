@@ -204,7 +204,7 @@ class TraceStore:
         redis: Redis,
         *,
         ttl_seconds: int = 3600,
-        lost: Callable[[int, RedisError], None] = lambda *_: None,
+        lost: Callable[[int, Exception], None] = lambda *_: None,
         seen: Callable[[Trace, Event], None] = lambda *_: None,
     ) -> None:
         self._redis = redis

@@ -432,3 +432,20 @@ async def test_a_trace_that_others_go_on_from_has_no_gaps(redis_url: str) -> Non
     assert len(await store.read("one") or []) == 3
     await store.aclose()
     await client.aclose()
+
+
+async def test_what_cannot_be_written_holds_up_nobody(redis_client: Redis) -> None:
+    """Whoever waits for it is told, and the writer goes on with the traces of all others."""
+    told: list[int] = []
+    store = TraceStore(redis_client, lost=lambda count, _: told.append(count))
+    odd, sound = Trace("odd", store), Trace("sound", store)
+    odd.append(Kind.ASKED, room=object())
+    async with asyncio.timeout(5):
+        with pytest.raises(LedgerUnavailable):
+            await store.kept("odd")
+        sound.append(Kind.ASKED, room=1)
+        await store.kept("sound")
+    assert await store.read("odd") is None
+    assert await store.read("sound") is not None
+    assert told == [1]
+    await store.aclose()

@@ -70,7 +70,7 @@ def test_a_service_that_stops_takes_its_engines_off_the_cluster(
             assert method == "drain"
             return self
 
-        async def results_async(self) -> list[None]:
+        async def results_async(self, *, return_exceptions: bool) -> list[None]:
             return [None]
 
     monkeypatch.setattr(serve, "run", lambda *_, **__: Handle())
@@ -92,7 +92,7 @@ def test_a_second_signal_means_at_once(deleted: list[str], monkeypatch: pytest.M
             asked.append(method)
             return self
 
-        async def results_async(self) -> list[None]:
+        async def results_async(self, *, return_exceptions: bool) -> list[None]:
             while "hurry" not in asked:
                 os.kill(os.getpid(), signal.SIGTERM)
                 await asyncio.sleep(0.1)

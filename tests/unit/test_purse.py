@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
-from planner.domain import Budget, Cost
+from planner.domain import Budget, Cost, Share
 from planner.errors import LedgerUnavailable
 from planner.ports import Account, Commit, Ledger
 from services.journal import Journal
-from services.purse import Purse
+from services.purse import Purse, Purses
 from services.trace import Kind, Trace
 
 
@@ -93,3 +94,52 @@ async def test_a_budget_that_was_booked_anew_notes_what_comes_after() -> None:
     purse.owe(Commit("two", Cost()))
     await purse.settle()
     assert pages.paid == [["one"], ["two"]]
+
+
+class Family:
+    """A ledger of one budget and its shares; `looked` is called while it is asked anything."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, Cost] = {"r": Cost()}
+        self.looked: Callable[[], None] = lambda: None
+
+    def _account(self, budget: str) -> Account:
+        self.looked()
+        return Account(Budget(), self.spent[budget], Cost())
+
+    async def open(self, budget: str, limits: Budget, parent: str) -> Account:
+        """See `Ledger.open`."""
+        self.spent[budget] = Cost()
+        return self._account(budget)
+
+    async def resize(self, budget: str, limits: Budget) -> Account:
+        """See `Ledger.resize`."""
+        return self._account(budget)
+
+    async def commit(self, budget: str, commits: tuple[Commit, ...]) -> Account:
+        """See `Ledger.commit`."""
+        self.spent[budget] += sum((one.cost for one in commits), Cost())
+        return self._account(budget)
+
+    async def close(self, budget: str) -> Account:
+        """See `Ledger.close`."""
+        self.spent["r"] += self.spent[budget]
+        return self._account(budget)
+
+    async def account(self, budget: str) -> Account:
+        """See `Ledger.account`."""
+        return self._account(budget)
+
+
+async def test_what_was_spent_stays_so_while_a_share_ends() -> None:
+    """Whoever looks meanwhile sees all of it, once."""
+    book = Family()
+    purses = Purses(cast("Ledger", book), "r", Account(Budget(), Cost(), Cost()))
+    await purses.share_out({"a": Share(0, 0, 0.5), "b": Share(0, 0, 0.5)}, ())
+    purses["a"].owe(Commit("op", Cost(completion_tokens=5)))
+    seen: list[int] = []
+    book.looked = lambda: seen.append(purses.spent.completion_tokens)
+    await purses.share_out({"b": Share(0, 0, 1.0)}, ())
+    book.looked()
+    assert len(seen) == 5
+    assert set(seen) == {5}
