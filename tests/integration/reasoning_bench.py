@@ -61,7 +61,8 @@ class Bench:
         """The reply of a request, and its trace."""
         run = await self.start(options, query)
         reply = await run.reply()
-        await self.reasoner.drain(5)
+        await run.over.wait()
+        await self.traces.aclose()  # until the next request
         return reply, run.trace.events
 
     async def counted(self) -> tuple[int, int]:
