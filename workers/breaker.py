@@ -89,11 +89,6 @@ class Breaker:
         self.until = now + self.pause
         self.probed = None
 
-    def retry(self, now: float) -> None:
-        """There is reason to think that it does well again: the next probe may go at once."""
-        if self.state(now) == "open":
-            self.until = now
-
     def forgotten(self, now: float) -> bool:
         """Whether it opened so long ago that the worker is taken for gone."""
         return bool(self.pause) and now > self.until + FORGET_SECONDS

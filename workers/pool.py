@@ -264,7 +264,7 @@ class ServePool:
             return False
         for crew, answered in answers:
             if answered:
-                crew.presence.retry(time.monotonic())  # it isn't left alone any longer
+                crew.presence.well()  # what is found ready isn't left alone any longer
         return all(len(answered) >= crew.homes.replicas for crew, answered in answers)
 
     def _crews(self) -> list[_Crew]:

@@ -32,7 +32,7 @@ def made(trace: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("strategy", "candidates"), [("best_of_n", 256), ("beam", 64)])
+@pytest.mark.parametrize(("strategy", "candidates"), [("best_of_n", 512), ("beam", 64)])
 async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
     service: Service,
     openai_async: AsyncOpenAI,
@@ -57,7 +57,7 @@ async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
         )
     )
     await expect(page.locator("#stopped")).to_contain_text("under way", timeout=30_000)
-    await expect(page.locator("#list li").first).to_contain_text("under way")
+    await expect(page.locator("#list li").first).to_contain_text("under way", timeout=15_000)
     await expect(page.locator("#scope")).to_contain_text("finished of", timeout=30_000)
     ours = (await asked).model_dump()["longthink"]
     await expect(page.locator("#answer")).to_have_text(ours["answer"])
