@@ -92,7 +92,7 @@ class Saved:
             query, effort = read_query(opened["query"]), read_effort(opened["effort"])
             was = before and Before(before["trace_id"], Cost(**before["spent"]))
         except _OTHERWISE as error:
-            raise BrokenTrace("The beginning of this trace says something else.") from error
+            raise BrokenTrace(f"This isn't a trace as longthink writes it: {error!r}.") from error
         return cls(
             trace_id,
             query,
