@@ -89,13 +89,13 @@ def test_a_tree_in_a_tight_budget_comes_to_an_answer(
     for number in range(20):
         openai.chat.completions.create(**ask(f"What is {number} + 2?", strategy="single"))
     answered = 0
-    for question in hard(16):
+    for question in hard(8):
         tight = {"candidates": 16, "completion_tokens": 400}
         reply = openai.chat.completions.create(**ask(question, strategy=strategy, budget=tight))
         said = reply.model_dump()["longthink"]
         assert said["spent"]["completion_tokens"] <= 400
         answered += said["answer"] is not None
-    assert answered >= 13
+    assert answered >= 7
 
 
 def test_sixteen_mean_candidates_nearly_all_finish(
