@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,9 +17,6 @@ from typing import Any, Self
 import httpx
 
 from planner.errors import LongthinkError
-
-KEY = "LONGTHINK_API_KEY"
-"""The variable that has the API key to send. On a command line everybody could read it."""
 
 _CHAT = "/v1/chat/completions"
 _BUSY = (429, 503)
@@ -37,27 +33,13 @@ class ServiceError(LongthinkError):
 
 
 class Client:
-    """A connection to the service at `url`; use it as a context.
+    """A connection to the service at `url`; use it as a context."""
 
-    It sends `key`, or else the one in the environment, or none.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        tries: int = _TRIES,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        """What is refused for the moment only is asked `tries` times."""
-        key = key or os.environ.get(KEY)
-        self._tries = tries
+    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._http = httpx.AsyncClient(
             base_url=self.url,
             transport=transport,
-            headers={"authorization": f"Bearer {key}"} if key else {},
             # A search may take as long as its budget lets it; only connecting may not.
             timeout=httpx.Timeout(None, connect=10.0),
             limits=httpx.Limits(max_connections=None),
@@ -85,11 +67,6 @@ class Client:
     async def trace(self, trace_id: str) -> Any:
         """The trace of a request, as JSON."""
         return await self._get(f"/v1/traces/{trace_id}")
-
-    async def metrics(self) -> str:
-        """The service's figures and its engines', in Prometheus' text format."""
-        async with self._sent("GET", "/metrics") as response:
-            return (await response.aread()).decode()
 
     async def follow(self, trace_id: str) -> AsyncIterator[dict[str, Any]]:
         """The events of a trace from the first to the last, as they come.
@@ -165,10 +142,8 @@ class Client:
             await response.aread()
             await response.aclose()
             attempt += 1
-            if body is None or attempt == self._tries or not _later(response):
+            if body is None or attempt == _TRIES or not _later(response):
                 told = _told(_parsed(response.content)) or f"HTTP status {response.status_code}"
-                if response.status_code == httpx.codes.UNAUTHORIZED:
-                    told = f"{told} Put your key into the variable {KEY}."
                 raise ServiceError(told, response.status_code)
             await asyncio.sleep(_wait(response, attempt))
 
@@ -209,7 +184,7 @@ def _wait(response: httpx.Response, attempt: int) -> float:
     try:
         asked = float(response.headers["retry-after-ms"]) / 1000
     except (KeyError, ValueError):
-        asked = 0.125 * 2 ** min(attempt, 10)
+        asked = 0.125 * 2**attempt
     return min(_LONGEST_WAIT, asked) * random.uniform(1.0, 1.5)
 
 

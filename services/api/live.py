@@ -25,11 +25,8 @@ from starlette.types import Receive, Scope, Send
 
 from services.api.errors import ApiError, unavailable
 from services.api.limits import Limits
-from services.reasoning import Reasoner
+from services.reasoning import Reasoner, Run
 from services.recent import Recent
-from services.resume import owner
-from services.run import Run
-from services.tenants import Tenant
 from services.trace import SILENT_SECONDS, Event, Kind, Tail
 
 _FLUSH_SECONDS = 1.0
@@ -67,8 +64,8 @@ class Store(Protocol):
     async def tail(self, trace_id: str, mark: str | None = None) -> Tail | None:
         """What a trace has beyond a mark, or None where there is no such trace."""
 
-    async def recent(self, most: int, tenant: Tenant) -> list[Recent]:
-        """The newest requests that a tenant may see, newest first."""
+    async def recent(self, most: int) -> list[Recent]:
+        """The newest requests, newest first."""
 
 
 class Source(Protocol):
@@ -82,57 +79,47 @@ class Source(Protocol):
 
 
 class Traces:
-    """The traces of this service's requests, wherever they run.
+    """The traces of this service's requests, wherever they run."""
 
-    To a tenant that may not see a trace, there is no such trace.
-    """
-
-    def __init__(
-        self, reasoner: Reasoner, store: Store, limits: Limits, *, over: asyncio.Event
-    ) -> None:
-        """Streams end when `over` is set, as their service does."""
-        self._over = over
+    def __init__(self, reasoner: Reasoner, store: Store, limits: Limits) -> None:
         self._reasoner = reasoner
         self._store = store
         self._limits = limits
         store.heed(self._end_here)
 
-    async def read(self, trace_id: str, tenant: Tenant) -> list[Event]:
+    async def read(self, trace_id: str) -> list[Event]:
         """All events of a trace so far. Raises ApiError, 404 or 503."""
         await self._flushed()
         try:
             events = await self._store.read(trace_id)
         except RedisError:
             raise self._unavailable() from None
-        if events is None or not tenant.may_see(owner(events)):
+        if events is None:
             raise unknown()
         return events
 
-    async def recent(self, most: int, tenant: Tenant) -> list[Recent]:
+    async def recent(self, most: int) -> list[Recent]:
         """The newest requests. Raises ApiError, 503."""
         await self._flushed()
         try:
-            return await self._store.recent(most, tenant)
+            return await self._store.recent(most)
         except RedisError:
             raise self._unavailable() from None
 
-    async def follow(self, trace_id: str, after: int, tenant: Tenant) -> Response:
+    async def follow(self, trace_id: str, after: int) -> Response:
         """A stream of the events after the one numbered `after`. Raises ApiError, 404 or 503."""
-        source = await self._source(trace_id, tenant)
+        source = await self._source(trace_id)
         first = [event for event in await source.more(0) if event.seq > after]
         if source.over and not first and after >= 0:
             # What an EventSource that lost its connection after the end takes for an end.
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        return Feed(_feed(source, first, after, self._limits.heartbeat_seconds), self._over)
+        return Feed(_feed(source, first, after, self._limits.heartbeat_seconds))
 
-    async def end(self, trace_id: str, tenant: Tenant) -> None:
+    async def end(self, trace_id: str) -> None:
         """End a search early. Raises ApiError: 404, 409 if it is over, 503."""
-        run = self._reasoner.find(trace_id)
-        if run is not None and not tenant.may_see(run.tenant.id):
-            raise unknown()
         if self._end_here(trace_id):
             return
-        events = await self.read(trace_id, tenant)
+        events = await self.read(trace_id)
         if any(event.kind is Kind.CLOSED for event in events):
             raise ApiError(
                 HTTPStatus.CONFLICT,
@@ -155,10 +142,8 @@ class Traces:
         run.cancel()
         return True
 
-    async def _source(self, trace_id: str, tenant: Tenant) -> Source:
+    async def _source(self, trace_id: str) -> Source:
         run = self._reasoner.find(trace_id)
-        if run is not None and not tenant.may_see(run.tenant.id):
-            raise unknown()
         if run is not None:
             return _Here(run, self._reasoner)
         await self._flushed()
@@ -166,7 +151,7 @@ class Traces:
             tail = await self._store.tail(trace_id)
         except RedisError:
             raise self._unavailable() from None
-        if tail is None or not tenant.may_see(owner(tail.events)):
+        if tail is None:
             raise unknown()
         return _Elsewhere(trace_id, self._store, tail)
 
@@ -185,34 +170,25 @@ class Feed(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], over: asyncio.Event) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
         # No proxy may hold it back, and no cache may keep it.
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._chunks = chunks
-        self._over = over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application does."""
         sending = asyncio.create_task(self._send(send))
-        ending = [
-            asyncio.create_task(_disconnect(receive)),
-            asyncio.create_task(self._over.wait()),
-        ]
+        leaving = asyncio.create_task(_disconnect(receive))
         try:
-            await asyncio.wait((sending, *ending), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             sending.cancel()
-            for task in ending:
-                task.cancel()
-            await asyncio.gather(*ending, return_exceptions=True)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
             # Some servers raise OSError when there is nobody to send to.
             with suppress(OSError, asyncio.CancelledError):
                 await sending
-        if self._over.is_set() and sending.cancelled():
-            # As a whole response, so that the client asks for the rest elsewhere.
-            with suppress(OSError):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:

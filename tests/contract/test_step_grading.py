@@ -56,9 +56,7 @@ class Engine:
     def get_tokenizer(self) -> Any:
         return checkpoints.tokenizer()
 
-    async def encode(
-        self, prompt: Any, params: PoolingParams, _: str, *, priority: int
-    ) -> AsyncIterator[Any]:
+    async def encode(self, prompt: Any, params: PoolingParams, _: str) -> AsyncIterator[Any]:
         token_ids: Sequence[int] = prompt["prompt_token_ids"]
         self.readings += 1
         if self.readings == self.broken:

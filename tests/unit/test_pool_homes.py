@@ -41,10 +41,9 @@ class Replicas:
         assert (method_name, stream) == ("generate", True)
         return self
 
-    def remote(self, batch: tuple[Generate, ...], *, home: str, avoid: tuple[str, ...]) -> Response:
+    def remote(self, batch: tuple[Generate, ...], *, home: str) -> Response:
         taken = Counter(name for name, _ in self.batches)
-        ranked = sorted(self.alive, key=lambda one: (one in avoid, one != home, taken[one]))
-        name = ranked[0]
+        name = home if home in self.alive else min(self.alive, key=lambda one: taken[one])
         self.batches.append((name, len(batch)))
         return Response(self._run(name, batch))
 
@@ -58,7 +57,7 @@ class Replicas:
                 raise RayError(f"{name} is gone")
             yield (event,)
 
-    async def _prepare(self, messages: Messages, *, avoid: tuple[str, ...]) -> Prompt:
+    async def _prepare(self, messages: Messages) -> Prompt:
         name, replica = next(iter(self.alive.items()))
         return await replica.prepare((*messages, ("assistant", name)))
 
