@@ -13,7 +13,7 @@ SLOW_TESTS := $(foreach folder,integration chaos e2e,$(if $(wildcard tests/$(fol
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check lint types layers pins fast-tests browser test bench clean
+.PHONY: help setup demo serve check lint types layers pins fast-tests browser test chaos bench clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ pins: setup ## pins: what is installed is what is pinned, and what is pinned is 
 
 fast-tests: setup
 	$(BIN)/python -m pytest $(PYTEST) $(FAST_TESTS)
+
+chaos: setup ## break it for real, in full: what was asked and what was seen, in one table
+	$(BIN)/python -m tests.chaos
 
 bench: setup ## measure: the path, the pool, the ledger, the planner, the KV cache
 	set -e; for name in $(basename $(notdir $(wildcard tests/bench/*.py))); do \

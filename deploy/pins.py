@@ -162,6 +162,7 @@ def project_wants() -> list[Want]:
     asked: list[str] = [
         *project["project"]["dependencies"],
         *project["project"]["optional-dependencies"]["cpu"],
+        *project["project"]["optional-dependencies"]["load"],
         *project["dependency-groups"]["dev"],
     ]
     return [Want(PROJECT.name, Requirement(text)) for text in asked]

@@ -127,6 +127,11 @@ class Experience:
     pace: Pace = field(default_factory=Pace)
     _by_size: dict[int, Growths] = field(default_factory=dict)
 
+    def one_pass(self) -> float | None:
+        """The seconds that one candidate is likely to take, whatever its prompt; see `Pace`."""
+        means = [one.whole.mean for one in self._by_size.values() if one.whole.mean is not None]
+        return self.pace.seconds(round(sum(means) / len(means))) if means else None
+
     def of(self, prompt_tokens: int) -> Growths:
         """What is known of answers to prompts about as long, to be read and added to."""
         size = prompt_tokens.bit_length()

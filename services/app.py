@@ -6,18 +6,25 @@ engines and the HTTP edge on it. What it started, it stops; what it found, it le
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any, Self
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
 from fastapi import FastAPI
+from grpc import RpcError  # type: ignore[import-untyped]
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
@@ -28,25 +35,42 @@ from redis.exceptions import RedisError
 from planner.calibration import Calibration
 from planner.domain import Sampling
 from planner.effort import settle
-from planner.errors import LongthinkError
+from planner.errors import LedgerUnavailable, LongthinkError
+from services.admission import Admission
+from services.allowance import Allowances
 from services.api.app import build
 from services.api.limits import Limits
+from services.api.lobby import Lobby
 from services.budget import RedisLedger, connect
 from services.calibration import Calibrations, CalibrationStore, load
 from services.driver import Manner
+from services.gate import Gate
 from services.idempotency import Keys
+from services.keyring import Keyring
+from services.leftovers import Scratch, SharedMemory, descendants
+from services.observed import ObservedLedger, ObservedPool
 from services.once import Once
 from services.outlook import OutlookStore
 from services.reasoning import Reasoner
 from services.redis_server import RedisServer
+from services.second_tries import SecondTries
 from services.settings import REFERENCE, Settings
 from services.telemetry import Telemetry, configure_logging
 from services.trace import TraceStore
-from workers.deployments import generators, planners, rewards
+from workers.deployments import generators, one_of, planners, rewards
 from workers.pool import ServePool
 from workers.verifier import Verifier
 
+if TYPE_CHECKING:
+    from services.spans import Spans
+
 APPLICATION = "longthink"
+
+_SPANS_TO = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+"""Where spans go, if not where all that is told goes."""
+
+_LAST_SPANS_SECONDS = 2.0
+"""How long the last spans may take to be sent."""
 
 _ENVIRONMENT = {
     # Calls run in the replica's own event loop: a streaming call over a handle takes 1.4 ms
@@ -63,6 +87,28 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_REPLACED_SECONDS = 90.0
+"""In so long a lost engine has been replaced: calls wait for that where there is no other."""
+
+_REPLY_SECONDS = 2.0
+"""How long a single reply of Redis is waited for at least: more than it needs to be found away."""
+_FOUND_AWAY_SECONDS = 0.1
+"""Beyond the time that Redis has to answer, how long it takes to be known as away."""
+_LEAST_LEASE_SECONDS = 5.0
+"""A runner that says nothing for so long is dead; longer where Redis may take as long itself."""
+_LATER_SECONDS = 5.0
+"""A replica whose engine hangs should say so before its callers find out by its silence."""
+_TOKENS = "RAY_AUTH_MODE"
+"""The variable that says whether Ray takes orders only from who has its token. Its ports, and those
+of Serve's replicas, listen on all addresses and unpickle what they are sent."""
+
+_LAST_SECONDS = 2.0
+"""So long before the end of the grace period requests end with the best they have."""
+_TIDY_SECONDS = 3.0
+"""How long after the grace period the edge may write what it owes and end its processes."""
+_AFTER_SECONDS = _TIDY_SECONDS + _LAST_SPANS_SECONDS
+_POLL_SECONDS = 0.2
+"""How often it is looked whether the process was told to end."""
 _OBJECT_STORE_BYTES = 100 << 20
 """Nothing large passes between the processes: Ray's least is plenty."""
 
@@ -83,9 +129,18 @@ class Edge:
         planner: DeploymentHandle[Any] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        configure_logging(settings.service.log_format, settings.service.log_level)
+        told = settings.telemetry
+        configure_logging(
+            settings.service.log_format,
+            settings.service.log_level,
+            content=told.log_content,
+            to=sys.__stderr__,  # in the other's place Serve has put a log of its own
+        )
         self._settings = settings
-        self._redis = connect(redis_url)
+        patience = settings.redis.answer_seconds
+        self._redis = connect(
+            redis_url, answer_seconds=patience, socket_timeout=max(_REPLY_SECONDS, patience)
+        )
         self._verifier = Verifier()
         self._pool = ServePool(
             generator,
@@ -94,21 +149,37 @@ class Edge:
             generators=settings.generator.replicas,
             planners=settings.planner.replicas,
             rewards=settings.reward.replicas,
+            patience_seconds=_REPLACED_SECONDS,
+            silence_seconds=_LATER_SECONDS + settings.longest_silence(),
             verifier=self._verifier,
         )
-        self._telemetry = Telemetry()
+        self._telemetry = Telemetry(log_content=told.log_content)
+        if told.otlp_endpoint is not None or _SPANS_TO in os.environ:
+            self._telemetry.trace(partial(_spans, settings))
+        self._telemetry.describe(version("longthink"), settings.generator.name, _wanted(settings))
         self._traces = TraceStore(
             self._redis,
             ttl_seconds=settings.redis.ttl_seconds,
             lost=self._telemetry.events_lost,
+            seen=self._telemetry.watch.saw,
         )
+        ledger = RedisLedger(
+            self._redis,
+            lease_seconds=settings.redis.lease_seconds,
+            ttl_seconds=settings.redis.ttl_seconds,
+            patience_seconds=2 * max(_REPLY_SECONDS, patience),
+        )
+        self._allowances = Allowances(
+            self._redis,
+            ledger,
+            lease_seconds=settings.redis.lease_seconds,
+            ttl_seconds=settings.redis.ttl_seconds,
+            patience_seconds=patience + _FOUND_AWAY_SECONDS,
+        )
+        self._keyring = Keyring(self._redis, patience_seconds=patience + _FOUND_AWAY_SECONDS)
         self._reasoner = Reasoner(
-            self._pool,
-            RedisLedger(
-                self._redis,
-                lease_seconds=settings.redis.lease_seconds,
-                ttl_seconds=settings.redis.ttl_seconds,
-            ),
+            ObservedPool(self._pool, self._telemetry.watch, self._telemetry.meters),
+            ObservedLedger(ledger, self._telemetry.meters),
             self._traces,
             Manner(
                 prices=settings.price_table(),
@@ -122,11 +193,20 @@ class Edge:
             calibrations=Calibrations(
                 settings.generator.name, CalibrationStore(self._redis), calibration
             ),
+            allowances=self._allowances,
+            second_tries=SecondTries(settings.service.hedge_share),
+        )
+        self._lobby = Lobby()
+        self._hurry = asyncio.Event()
+        self._gate = Gate(
+            Admission(settings.rules()),
+            watcher=self._telemetry,
+            one_pass=self._reasoner.one_pass,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve for the application that this replica serves."""
-        service = self._settings.service
+        service, redis = self._settings.service, self._settings.redis
         return build(
             self._reasoner,
             model_name=self._settings.generator.name,
@@ -143,9 +223,18 @@ class Edge:
             ),
             once=Once(
                 self._reasoner,
-                Keys(self._redis, ttl_seconds=self._settings.redis.ttl_seconds),
+                Keys(
+                    self._redis,
+                    ttl_seconds=redis.ttl_seconds,
+                    lease_seconds=max(_LEAST_LEASE_SECONDS, 2 * redis.answer_seconds),
+                ),
                 self._traces,
             ),
+            find=self._keyring.find if service.keys else None,
+            usage=self._allowances.usage,
+            meterable=self._meterable,
+            gate=self._gate,
+            lobby=self._lobby,
         )
 
     async def counters(self) -> dict[str, dict[str, int]]:
@@ -153,12 +242,36 @@ class Edge:
         return await self._pool.counters()
 
     async def drain(self, seconds: float) -> None:
-        """End all requests with the best they have, in at most so long."""
-        await self._reasoner.drain(seconds)
+        """Take nothing new, let what is under way come to its end, and see it answered.
+
+        All of it in at most so long: what has not ended a little before that is ended with the best
+        it has.
+        """
+        self._lobby.closing = True
+        self._gate.close()
+        last = min(_LAST_SECONDS, seconds / 2)
+        await self._reasoner.finished(seconds - last, self._hurry)
+        await self._reasoner.drain(last / 2)
+        await self._lobby.emptied(last / 2)
         await self._verifier.close()
+        if self._telemetry.spans is not None:
+            # A collector that is gone must not hold up the end.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SPANS_SECONDS):
+                    await asyncio.to_thread(self._telemetry.spans.shutdown)
+
+    async def hurry(self) -> None:
+        """End what is under way with the best it has, now."""
+        self._hurry.set()
 
     async def _ready(self) -> dict[str, bool]:
         return {"engines": await self._pool.ready(), "redis": await self._redis_answers()}
+
+    async def _meterable(self) -> None:
+        try:
+            await self._redis.pulse.present()
+        except RedisError as away:
+            raise LedgerUnavailable(f"Redis is away: {away}") from away
 
     async def _redis_answers(self) -> bool:
         try:
@@ -167,17 +280,23 @@ class Edge:
             return False
 
     async def _engine_metrics(self) -> list[tuple[str, str]]:
+        self._telemetry.left_alone(self._pool.breakers())
         return list((await self._pool.metrics()).items())
 
 
 class Service:
     """Everything that runs for one `longthink serve`."""
 
-    def __init__(self, settings: Settings, url: str, parts: ExitStack) -> None:
+    def __init__(
+        self, settings: Settings, url: str, parts: ExitStack, application: _Application
+    ) -> None:
         self.settings = settings
         self.url = url
         self._parts = parts
+        self._application = application
         self._over = threading.Event()
+        self._wake = threading.Event()
+        self._at_once = threading.Event()
 
     @classmethod
     def start(
@@ -198,35 +317,94 @@ class Service:
             if redis_url is None:
                 tell("Redis: starting an embedded redis-server")
                 redis_url = parts.enter_context(RedisServer()).url
+            if settings.ray.address is None:
+                parts.enter_context(Scratch())
             tell(f"Ray: {_where(settings)}")
             parts.enter_context(_Ray(settings, logs=logs))
+            if os.environ.get(_TOKENS) != "token":
+                tell(
+                    f"Ray: whoever reaches this cluster can run code in it, unless {_TOKENS}=token"
+                )
             tell("Engines: " + _engines(settings))
             port = settings.service.port or _free_port(settings.service.host)
             application = _Application(settings, redis_url, port, calibration)
             handle = parts.enter_context(application).handle
-            parts.callback(_drain, handle, settings.service.grace_seconds)
-            return cls(settings, settings.service.url(port), parts.pop_all())
+            service = cls(settings, settings.service.url(port), parts, application)
+            parts.callback(_drain, service, handle)
+            service._parts = parts.pop_all()
+            return service
         raise AssertionError("unreachable")
 
-    def wait(self) -> None:
-        """Return when the process is told to end by SIGINT or SIGTERM, or `stop` was called."""
-        before = {
-            one: signal.signal(one, lambda *_: self._over.set())
-            for one in (signal.SIGINT, signal.SIGTERM)
+    def wait(self, replace: Callable[[], None] | None = None) -> None:
+        """Return when the process is told to end by SIGINT or SIGTERM, or `stop` was called.
+
+        On SIGHUP it calls `replace`, by default its own, and goes on; but where that came as the
+        terminal was closed, it returns. Under load, a wait without an end was seen not to be woken
+        by a signal for 15 seconds, so it looks by itself.
+        """
+        terminal = _at_terminal()
+        handlers = {
+            signal.SIGINT: lambda *_: self._end(),
+            signal.SIGTERM: lambda *_: self._end(),
+            signal.SIGHUP: lambda *_: self._wake.set(),
         }
+        before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
         try:
-            self._over.wait()
+            while True:
+                if not self._wake.wait(_POLL_SECONDS):
+                    continue
+                self._wake.clear()
+                if self._over.is_set() or (terminal and not _at_terminal()):
+                    return
+                (replace or self.replace)()
         finally:
             for one, handler in before.items():
                 signal.signal(one, handler)
 
-    def stop(self) -> None:
-        """End requests in flight with the best they have, then stop all that was started.
+    def replace(self, settings: Settings | None = None) -> None:
+        """Put a new replica in the place of each, of the engines and of the edge, one by one.
 
-        Idempotent.
+        New ones go by `settings`, but for where the service listens, and which Ray and Redis it
+        uses. Requests in flight go on. Returns once all are replaced; raises ServiceError where the
+        new ones don't start: then those that are left of the old ones go on.
         """
+        self.settings = _within(self.settings, settings or self.settings)
+        self._application.deploy(self.settings, _shipped(self.settings))
+
+    def _end(self) -> None:
         self._over.set()
-        self._parts.close()
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Take nothing new, see requests in flight answered, then stop all that was started.
+
+        They have `service.grace_seconds`, and then end with the best they have; at once when the
+        process is told to end once more. Idempotent.
+        """
+        self._end()
+        with self._impatient():
+            self._parts.close()
+
+    @property
+    def impatient(self) -> bool:
+        """Whether the process was told to end once more while it did."""
+        return self._at_once.is_set()
+
+    @contextmanager
+    def _impatient(self) -> Iterator[None]:
+        """While inside, a signal to end means at once. Only a main thread hears of signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            one: signal.signal(one, lambda *_: self._at_once.set())
+            for one in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
     def __enter__(self) -> Self:
         return self
@@ -241,18 +419,23 @@ class _Ray:
     def __init__(self, settings: Settings, *, logs: bool) -> None:
         self._settings = settings
         self._logs = logs
+        self._sockets: list[Path] = []
 
     def __enter__(self) -> None:
+        self._others = descendants(os.getpid())
         os.environ.update(_ENVIRONMENT)
         address = self._settings.ray.address
         if address is None:
+            if os.environ.get(_TOKENS) != "token":
+                # Ray makes a token for a cluster of its own unless it is told otherwise.
+                os.environ.pop(_TOKENS, None)
             self._start()
         else:
             ray.init(
                 address=address,
                 log_to_driver=self._logs,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": _ENVIRONMENT},
+                runtime_env={"env_vars": {**_ENVIRONMENT, **_otel()}},
             )
 
     def _start(self) -> None:
@@ -274,10 +457,21 @@ class _Ray:
                         "memory? `longthink doctor` tells what is missing."
                     ) from error
             else:
+                self._sockets = [
+                    Path(node[name])
+                    for node in ray.nodes()
+                    for name in ("ObjectStoreSocketName", "RayletSocketName")
+                    if name in node
+                ]
                 return
 
     def __exit__(self, *exception: object) -> None:
+        shared = SharedMemory(self._others)
         ray.shutdown()
+        if self._settings.ray.address is None:
+            shared.remove()
+            for left in self._sockets:
+                left.unlink(missing_ok=True)
 
 
 class _Application:
@@ -299,35 +493,42 @@ class _Application:
             http_options=HTTPOptions(host=settings.service.host, port=self._port),
             logging_config=quiet,
         )
+        with ExitStack() as in_vain:
+            in_vain.callback(self._delete)
+            self.handle = self.deploy(settings, self._calibration)
+            in_vain.pop_all()
+        return self
+
+    def deploy(self, settings: Settings, calibration: Calibration | None) -> DeploymentHandle[Any]:
+        """Bring the replicas up; those that there are already are replaced. Raises ServiceError."""
+        quiet = {"log_level": "ERROR", "enable_access_log": False}
         generator = generators(settings.generator.options())
-        others: dict[str, Any] = {"calibration": self._calibration}
+        others: dict[str, Any] = {"calibration": calibration}
         if (planner := settings.planner.options()) is not None:
             others["planner"] = planners(planner)
         if (reward := settings.reward.options()) is not None:
             others["reward"] = rewards(reward)
         edge = serve.deployment(
             name="edge",
+            num_replicas=settings.service.replicas,
+            max_surge_percent=one_of(settings.service.replicas),
             ray_actor_options={"num_cpus": 0},
             max_ongoing_requests=10_000,
-            graceful_shutdown_timeout_s=settings.service.grace_seconds,
+            graceful_shutdown_timeout_s=settings.service.grace_seconds + _AFTER_SECONDS,
             logging_config=quiet,
         )(serve.ingress()(Edge))
-        with ExitStack() as in_vain:
-            in_vain.callback(self._delete)
-            try:
-                self.handle: DeploymentHandle[Any] = serve.run(
-                    edge.bind(settings, self._redis_url, generator, **others),
-                    name=APPLICATION,
-                    route_prefix="/",
-                    logging_config=quiet,
-                )
-            except RuntimeError as error:
-                raise ServiceError(
-                    f"The engines or the edge did not start: {error}\n"
-                    "`longthink doctor` tells what is missing."
-                ) from error
-            in_vain.pop_all()
-        return self
+        try:
+            return serve.run(
+                edge.bind(settings, self._redis_url, generator, **others),
+                name=APPLICATION,
+                route_prefix="/",
+                logging_config=quiet,
+            )
+        except RuntimeError as error:
+            raise ServiceError(
+                f"The engines or the edge did not start: {error}\n"
+                "`longthink doctor` tells what is missing."
+            ) from error
 
     def __exit__(self, *exception: object) -> None:
         self._delete()
@@ -338,10 +539,42 @@ class _Application:
             serve.delete(APPLICATION)
 
 
-def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
+def _drain(service: Service, handle: DeploymentHandle[Any]) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
-    with suppress(RayError, RayServeException, TimeoutError):
-        handle.drain.remote(seconds).result(timeout_s=seconds + 1)
+    with suppress(RayError, RayServeException, RpcError):
+        # Where the environment has Serve's routers run in their callers' loop, there must be one.
+        asyncio.run(_drained(service, handle))
+
+
+async def _drained(service: Service, handle: DeploymentHandle[Any]) -> None:
+    until = time.monotonic() + service.settings.service.grace_seconds + _AFTER_SECONDS
+    hurried = False
+    drained = handle.broadcast("drain", service.settings.service.grace_seconds)
+    # One that dies meanwhile has nothing more to end, and the others go on.
+    ended = asyncio.ensure_future(drained.results_async(return_exceptions=True))
+    while time.monotonic() < until:
+        await asyncio.wait((ended,), timeout=_POLL_SECONDS)
+        if ended.done():
+            return
+        if service.impatient and not hurried:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await handle.broadcast("hurry").results_async(return_exceptions=True)
+            hurried = True
+            until = min(until, time.monotonic() + _LAST_SECONDS + _AFTER_SECONDS)
+    ended.cancel()
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _within(running: Settings, wanted: Settings) -> Settings:
+    """The settings that are wanted, as far as a running service can take them on."""
+    stays = {name: getattr(running.service, name) for name in ("host", "port")}
+    service = wanted.service.model_copy(update=stays)
+    fixed = {"redis": running.redis, "ray": running.ray, "service": service}
+    return wanted.model_copy(update=fixed)
 
 
 def _shipped(settings: Settings) -> Calibration | None:
@@ -361,6 +594,30 @@ def _shipped(settings: Settings) -> Calibration | None:
         f"{path} is the calibration of {found.model}, but the model is {model}: name its own in "
         "service.calibration, or null for none."
     )
+
+
+def _spans(settings: Settings, lost: Callable[[int], None]) -> Spans:
+    """What makes spans. OpenTelemetry's SDK is imported only here, where it is asked for."""
+    spans = import_module("services.spans")
+    said = settings.telemetry
+    made: Spans = spans.Spans(
+        spans.exporting(said.otlp_endpoint, lost),
+        model=settings.generator.name,
+        sampled=said.sample_ratio,
+        captures=said.capture_content,
+        version=version("longthink"),
+    )
+    return made
+
+
+def _wanted(settings: Settings) -> dict[str, int]:
+    """How many engines of each kind there should be, by what their replicas' names begin with."""
+    return {kind.split()[0]: engine.replicas for kind, engine in settings.engines().items()}
+
+
+def _otel() -> dict[str, str]:
+    """What the environment says of OpenTelemetry."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
 
 
 def _where(settings: Settings) -> str:

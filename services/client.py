@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,9 @@ from typing import Any, Self
 import httpx
 
 from planner.errors import LongthinkError
+
+KEY = "LONGTHINK_API_KEY"
+"""The variable that has the API key to send. On a command line everybody could read it."""
 
 _CHAT = "/v1/chat/completions"
 _BUSY = (429, 503)
@@ -33,13 +37,27 @@ class ServiceError(LongthinkError):
 
 
 class Client:
-    """A connection to the service at `url`; use it as a context."""
+    """A connection to the service at `url`; use it as a context.
 
-    def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    It sends `key`, or else the one in the environment, or none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        tries: int = _TRIES,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """What is refused for the moment only is asked `tries` times."""
+        key = key or os.environ.get(KEY)
+        self._tries = tries
         self.url = url.rstrip("/").removesuffix("/v1")
         self._http = httpx.AsyncClient(
             base_url=self.url,
             transport=transport,
+            headers={"authorization": f"Bearer {key}"} if key else {},
             # A search may take as long as its budget lets it; only connecting may not.
             timeout=httpx.Timeout(None, connect=10.0),
             limits=httpx.Limits(max_connections=None),
@@ -67,6 +85,11 @@ class Client:
     async def trace(self, trace_id: str) -> Any:
         """The trace of a request, as JSON."""
         return await self._get(f"/v1/traces/{trace_id}")
+
+    async def metrics(self) -> str:
+        """The service's figures and its engines', in Prometheus' text format."""
+        async with self._sent("GET", "/metrics") as response:
+            return (await response.aread()).decode()
 
     async def follow(self, trace_id: str) -> AsyncIterator[dict[str, Any]]:
         """The events of a trace from the first to the last, as they come.
@@ -142,8 +165,10 @@ class Client:
             await response.aread()
             await response.aclose()
             attempt += 1
-            if body is None or attempt == _TRIES or not _later(response):
+            if body is None or attempt == self._tries or not _later(response):
                 told = _told(_parsed(response.content)) or f"HTTP status {response.status_code}"
+                if response.status_code == httpx.codes.UNAUTHORIZED:
+                    told = f"{told} Put your key into the variable {KEY}."
                 raise ServiceError(told, response.status_code)
             await asyncio.sleep(_wait(response, attempt))
 
@@ -184,7 +209,7 @@ def _wait(response: httpx.Response, attempt: int) -> float:
     try:
         asked = float(response.headers["retry-after-ms"]) / 1000
     except (KeyError, ValueError):
-        asked = 0.125 * 2**attempt
+        asked = 0.125 * 2 ** min(attempt, 10)
     return min(_LONGEST_WAIT, asked) * random.uniform(1.0, 1.5)
 
 

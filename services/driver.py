@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequ
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
-from math import isfinite
+from math import inf, isfinite
+from time import perf_counter
 from typing import Any, TypeAlias
 
 from planner.confidence import TOP
@@ -35,14 +36,16 @@ from planner.domain import (
     Verify,
 )
 from planner.errors import LedgerUnavailable
-from planner.funding import UNKNOWN, Growths, Lengths, first_instalments, next_instalment
+from planner.funding import Growths, first_instalments, next_instalment
 from planner.ports import Commit, Hold
 from planner.search import Search
 from planner.steps import AGGREGATES
-from services.flights import TRIES, Flight, Grading
+from services.flights import TRIES, Flight, Grading, Twin
+from services.lengths import SeenLengths
 from services.lineup import LinedUp, LineUp
 from services.purse import Purse, Purses
 from services.record import outcome_data, result_data, standing_data
+from services.second_tries import LEAST_LATE_SECONDS, SecondTries, backoff
 from services.trace import Kind, Trace
 from workers import messages
 from workers.ports import Pool
@@ -50,8 +53,24 @@ from workers.ports import Pool
 _GRADE_MARGIN = 32
 """Tokens that a reward model's template may need beyond the generator's; it says so if more."""
 
+_LOOK_SECONDS = 0.25
+"""How often it is looked whether any call is late."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rested:
+    """A task whose call was lost may be tried again now."""
+
+    task_id: str
+
+
 _News: TypeAlias = (
-    messages.GenerationEvent | messages.Graded | messages.Verified | tuple[LinedUp, ...] | None
+    messages.GenerationEvent
+    | messages.Graded
+    | messages.Verified
+    | tuple[LinedUp, ...]
+    | _Rested
+    | None
 )
 
 
@@ -63,8 +82,9 @@ class Manner:
     bounds the calls of one request at a time, and `first_wave` those that a request with a deadline
     begins with; `lease_seconds` is that of the ledger;
     `settle_seconds` is how long a reply waits for the true cost of what was cancelled, and
-    `late_seconds` how long that is awaited after the reply; `progress_seconds` lie at least
-    between two standings in the trace.
+    `late_seconds` how long that is awaited after the reply; what the ledger couldn't be told by
+    then, as Redis was away, is kept for `owed_seconds`; `progress_seconds` lie at least between
+    two standings in the trace.
     """
 
     prices: Prices = Prices()
@@ -75,6 +95,7 @@ class Manner:
     lease_seconds: float = 10.0
     settle_seconds: float = 0.25
     late_seconds: float = 10.0
+    owed_seconds: float = 600.0
     progress_seconds: float = 0.1
 
 
@@ -102,16 +123,23 @@ class Driver:
         manner: Manner,
         lengths: Growths,
         deadline: float | None,
+        cache_salt: str = "",
+        priority: int = 0,
         stream_tokens: bool = False,
         pending: Sequence[Task] = (),
         recall: Callable[[Task], Result | None] = lambda _: None,
         first_op: int = 0,
+        second_tries: SecondTries | None = None,
     ) -> None:
-        """`deadline` is on the event loop's clock; `lengths` are those of all requests alike.
+        """`deadline` is on the event loop's clock; `lengths` are those of all requests alike. Of
+        calls that wait in an engine, those of the lowest `priority` go first.
+
+        Nothing that is read for one `cache_salt` is taken from what was read for another.
 
         `pending` are tasks that the search has asked for already. `recall` says what is known of a
         task beforehand: how it ended, if that is "done", or else what was made of it until now.
         `first_op` is beyond the numbers of all operations that there were on the purse.
+        `second_tries` are those that all requests of a process share.
         """
         self._loop = asyncio.get_running_loop()
         self.concluded: asyncio.Future[Conclusion] = self._loop.create_future()
@@ -123,23 +151,25 @@ class Driver:
         self._purses = purses
         self._trace = trace
         self._manner = manner
-        self._all_lengths = lengths
-        # What this query's own candidates take counts for more than what others' did, and those of
-        # a share are of another question.
-        self._lengths: dict[str | None, Growths] = {None: lengths.followed(fade=0.25)}
+        self._lengths = SeenLengths(lengths, search)
         self._deadline = deadline
+        self._cache_salt = cache_salt
+        self._priority = priority
         self._stream = stream_tokens
         self._pending = pending
         self._recall = recall
         self._ops = count(first_op)
+        self._second = second_tries or SecondTries()
         # By the ids of their tasks, those that aren't with the workers:
         self._lining_up: dict[str, Expand] = {}
         self._unstarted: dict[str, Flight] = {}
         self._waiting: dict[str, Flight] = {}
         self._ungraded: dict[str, Grading] = {}
+        self._resting: dict[str, Flight | Grading] = {}
         # By the ids of their calls, those that are:
         self._flying: dict[str, Flight] = {}
         self._grading: dict[str, Grading] = {}
+        self._twins: dict[str, Twin] = {}
         self._comparing: dict[str, Verify] = {}
         self._cancelled: set[str] = set()
         self._group = asyncio.TaskGroup()
@@ -149,10 +179,17 @@ class Driver:
         self._ended_flights = 0
         self._reason: Stopped | None = None
         self._notes: list[str] = []
+        self._unscored = 0
         self._next_standing = 0.0
+        self._next_look = 0.0
         self._unreported = 0
         self._began = self._loop.time()
         self._hurried = False
+
+    @property
+    def spent(self) -> Cost:
+        """All that was spent until now, what the ledger has yet to hear of included."""
+        return self._purses.spent
 
     def stop(self, reason: Stopped) -> None:
         """End the search with the best so far."""
@@ -166,12 +203,12 @@ class Driver:
             renewal = self._group.create_task(self._keep_lease())
             renewal.add_done_callback(self._heed)
             await self._drive()
-            self._cancel(self._running())
+            self._cancel(self._running(), self._reason)
             await self._settle_within(self._manner.settle_seconds)
             self._conclude()
             await self._settle_within(self._manner.late_seconds)
             self._write_off()
-            await self._purses.insist(self._manner.late_seconds)
+            await self._purses.insist(self._manner.owed_seconds)
             renewal.cancel()
 
     async def _drive(self) -> None:
@@ -188,25 +225,31 @@ class Driver:
                     self._inbox.put_nowait(None)
                 elif self._stuck():
                     for flight in self._unstarted.values():
-                        self._learn_cut(flight)
+                        self._lengths.cut(flight)
                     self.stop(Stopped.BUDGET)
                 if not self._ended():
-                    await self._hear(self._deadline if self._hurried else self._last_call())
+                    await self._await(self._deadline if self._hurried else self._last_call())
         except LedgerUnavailable as error:
             self.stop(Stopped.BUDGET)
             self._notes.append(f"{error} The search ended with the best answer it had.")
 
     def _running(self) -> set[str]:
         """The calls that are with the workers."""
-        return {*self._flying, *self._grading, *self._comparing}
+        return {*self._flying, *self._grading, *self._twins, *self._comparing}
 
     def _idle(self) -> set[str]:
         """The tasks that aren't with the workers, or only to be put into tokens."""
-        return {*self._lining_up, *self._unstarted, *self._waiting, *self._ungraded}
+        return {
+            *self._lining_up,
+            *self._unstarted,
+            *self._waiting,
+            *self._ungraded,
+            *self._resting,
+        }
 
     def _stuck(self) -> bool:
         """Whether nothing runs and nothing is about to: what is left couldn't be started."""
-        return not self._running() and not self._lining_up
+        return not (self._running() or self._lining_up or self._resting)
 
     def _starve(self) -> bool:
         """Let the search know that its shares can't pay for what waits; whether any does."""
@@ -221,8 +264,8 @@ class Driver:
         """When there is just time for one more pass before the deadline, on the loop's clock."""
         if self._deadline is None:
             return None
-        likely = self._lengths[None].whole.likely(self._query.sampling.max_tokens)
-        kept = self._all_lengths.pace.seconds(likely)
+        likely = self._lengths.whole.likely(self._query.sampling.max_tokens)
+        kept = self._lengths.pace.seconds(likely)
         whole = self._deadline - self._began
         return self._deadline - min(whole / 2, whole / 4 if kept is None else kept)
 
@@ -258,8 +301,12 @@ class Driver:
 
     def _busy(self) -> set[str]:
         """The shares that calls run in."""
-        running: list[Flight | Grading] = [*self._flying.values(), *self._grading.values()]
+        running = self._with_workers()
         return {one.task.share for one in running if one.task.share is not None}
+
+    def _with_workers(self) -> list[Flight | Grading | Twin]:
+        """All that calls are under way for and is held for."""
+        return [*self._flying.values(), *self._grading.values(), *self._twins.values()]
 
     def _take_on(self, asked: Sequence[Task]) -> None:
         """Have tasks done, but for those of which it is known how they end."""
@@ -287,6 +334,18 @@ class Driver:
             most = min(most, self._manner.first_wave + self._ended_flights)
         return most - len(self._idle()) - len(self._flying) - len(self._grading)
 
+    async def _await(self, deadline: float | None) -> None:
+        """Wait for news, or for the deadline; now and then, send a second time what is late."""
+        while self._second.hedging and self._flying:
+            if self._past(self._next_look):
+                await self._hedge()
+                self._next_look = self._loop.time() + _LOOK_SECONDS
+            if deadline is not None and deadline <= self._next_look:
+                break
+            if await self._hear(self._next_look):
+                return
+        await self._hear(deadline)
+
     async def _hear(self, deadline: float | None) -> bool:
         """Wait for news; settle and tell all there is of it. False if the deadline came first."""
         # Where news keep coming the wait below never waits, and no timeout ends it.
@@ -310,17 +369,19 @@ class Driver:
     def _take(self, news: _News) -> None:
         match news:
             case messages.Tokens() if news.id in self._flying:
-                # What the calls before this one wrote stays written.
-                after = len(self._flying[news.id].text)
-                self._trace.append(Kind.TOKENS, id=news.id, after=after, text=news.text)
+                self._wrote(self._flying[news.id], news)
             case messages.Generated() if news.id in self._flying:
                 self._landed(self._flying.pop(news.id), news)
+            case messages.Generated() if news.id in self._twins:
+                self._twin_landed(self._twins.pop(news.id), news)
             case messages.Graded() if news.id in self._grading:
                 self._graded(self._grading.pop(news.id), news)
             case messages.Verified() if news.id in self._comparing:
                 self._compared(self._comparing.pop(news.id), news)
             case tuple():
                 self._lined_up(news)
+            case _Rested():
+                self._rested(news.task_id)
             case _:  # a wake-up, or news of a call that was written off
                 pass
 
@@ -397,16 +458,16 @@ class Driver:
             # What counts as no candidate needs none of those that are left.
             left = replace(left, candidates=None)
         longest = max(flight.limit for flight in flights)
-        likely = max(map(self._likely, flights))
+        likely = max(map(self._lengths.likely, flights))
         started, tokens = first_instalments(
             left,
             self._manner.prices,
             wanted=len(flights),
             prompt_tokens=max(flight.prompt_tokens for flight in flights),
             max_tokens=longest,
-            ample=max(map(self._ample, flights)),
-            least=self._least(likely),
-            trust=self._trust(flights[0]),
+            ample=max(map(self._lengths.ample, flights)),
+            least=self._lengths.least(likely, alone=not self._flying),
+            trust=self._lengths.trust(flights[0], self._flying.values()),
         )
         for flight in flights[:started]:
             self._fund(flight, min(tokens, flight.limit))
@@ -419,63 +480,26 @@ class Driver:
             share = flight.task.share
             if share in short:
                 continue
+            # What a beaten twin holds comes back, too.
+            flies = bool(self._flying or self._twins)
             tokens = next_instalment(
                 self._purse(flight).left,
                 self._manner.prices,
                 prompt_tokens=flight.prompt_tokens,
                 missing=flight.missing,
-                likely=self._likely(flight),
+                likely=self._lengths.likely(flight),
                 waiting=sum(one.task.share == share for one in self._waiting.values()),
-                alone=not self._flying,
+                alone=not flies,
             )
-            if tokens == 0 and self._flying:
+            if tokens == 0 and flies:
                 short.add(share)
                 continue
             if tokens:
                 self._fund(flight, tokens)
                 await self._send([flight])
             if self._waiting.pop(flight.task.id, None):
-                self._learn_cut(flight)
+                self._lengths.cut(flight)
                 self._tell(flight.task, flight.result("done", Finish.BUDGET))
-
-    def _likely(self, flight: Flight) -> int:
-        return self._lengths_like(flight).likely(flight.limit)
-
-    def _ample(self, flight: Flight) -> int:
-        return self._lengths_like(flight).ample(flight.limit)
-
-    def _trust(self, flight: Flight) -> float:
-        """How much of what is left may go by what is likely: all, once half of those begun ended.
-
-        The first to end are the shortest. What has a share has only the share to lose.
-        """
-        seen = self._lengths_like(flight).seen
-        running = sum(one.kind == flight.kind for one in self._flying.values())
-        if flight.task.share is not None or seen >= max(1, running):
-            return 1.0
-        return 0.0 if running else UNKNOWN
-
-    def _lengths_like(self, flight: Flight) -> Lengths:
-        """The lengths of what is like it."""
-        if flight.task.schema is not None:
-            return self._all_lengths.bound
-        return self._lengths_of(flight.task).of(flight.task.until)
-
-    def _lengths_of(self, task: Expand) -> Growths:
-        if task.share not in self._lengths:
-            self._lengths[task.share] = self._lengths[None].followed(fade=0.25)
-        return self._lengths[task.share]
-
-    def _least(self, likely: int) -> int:
-        """The fewest tokens that one more candidate is worth starting with.
-
-        While others run, those may give something back. Else half of what it is likely to take
-        may do; and where nothing has finished yet, half an answer beats none.
-        """
-        if self._flying:
-            return likely
-        finished, _ = self._search.progress()
-        return max(1, likely // 2) if finished else 1
 
     def _fund(self, flight: Flight, tokens: int) -> None:
         flight.fund(self._op(flight.task), tokens, self._manner.prices)
@@ -487,30 +511,83 @@ class Driver:
             if granted:
                 self._unstarted.pop(flight.task.id, None)
                 self._waiting.pop(flight.task.id, None)
-                call = flight.call(
-                    self._call_id(flight.op),
-                    self._query,
-                    self._manner.step_delimiter,
-                    stream=self._stream,
-                    top_logprobs=TOP if self._search.needs_logprobs else 0,
-                )
+                call = self._call_of(flight, stream=self._stream)
                 self._flying[call.id] = flight
-                flight.sent = self._loop.time()
+                flight.sent, flight.looked, flight.shown = self._loop.time(), 0.0, False
                 batch.append(call)
         if batch:
+            self._second.sent(sum(not flight.losses for flight in flights))
             self._carry(self._pool.generate(tuple(batch)))
 
+    def _call_of(self, flight: Flight, *, stream: bool) -> messages.Generate:
+        return flight.call(
+            self._call_id(flight.op),
+            self._query,
+            self._manner.step_delimiter,
+            stream=stream,
+            top_logprobs=TOP if self._search.needs_logprobs else 0,
+            cache_salt=self._cache_salt,
+            priority=self._priority,
+        )
+
+    def _wrote(self, flight: Flight, news: messages.Tokens) -> None:
+        """The call that carries a flight shows what it writes: no other may replace that now."""
+        # What the calls before this one wrote stays written.
+        after = len(flight.text)
+        self._trace.append(Kind.TOKENS, id=news.id, after=after, text=news.text)
+        flight.shown = True
+        call_id, twin = self._race(flight)
+        if twin is not None:
+            twin.racing = False
+            self._cancel({call_id})
+
     def _landed(self, flight: Flight, made: messages.Generated) -> None:
-        """A call has ended; its task too, unless it is to go on."""
-        self._purse(flight).owe(Commit(flight.op, flight.take(made, self._manner.prices)))
+        """The call that carries a flight has ended. If another does the same, one is enough."""
+        call_id, twin = self._race(flight)
+        if twin is not None and made.finish == "failed":
+            del self._twins[call_id]
+            self._purse(flight).owe(twin.take_over(made, self._manner.prices))
+            self._flying[call_id] = flight
+            return
+        if twin is not None:
+            twin.racing = False
+            self._cancel({call_id})
+        cost = flight.take(made, self._manner.prices)
+        self._purse(flight).owe(Commit(flight.op, cost))
+        self._done(flight, made)
+
+    def _twin_landed(self, twin: Twin, made: messages.Generated) -> None:
+        """A call that does the same as another has ended: it has won, or only its cost counts."""
+        flight, cost = twin.flight, twin.cost(made, self._manner.prices)
+        self._purse(twin).owe(Commit(twin.op, cost))
+        if not twin.racing or made.finish in ("failed", "cancelled"):
+            twin.racing = False
+            return
+        call_id = self._call_id(flight.op)
+        beaten = self._twins[call_id] = twin.win()
+        del self._flying[call_id]
+        beaten.candidates = flight.take(made, self._manner.prices).candidates
+        self._cancel({call_id})
+        self._done(flight, made)
+
+    def _race(self, flight: Flight) -> tuple[str, Twin | None]:
+        """The call that races the one that carries a flight, if there is one."""
+        for call_id, twin in self._twins.items():
+            if twin.flight is flight and twin.racing:
+                return call_id, twin
+        return "", None
+
+    def _done(self, flight: Flight, made: messages.Generated) -> None:
+        """A call has done what it could for a task, which ends with it unless it is to go on."""
         task, finish = flight.task, flight.finish(made)
         self._ended_flights += 1
         if task.writer == "reasoner" or not self._pool.plans:
             # What a planner takes says nothing of the last pass, for which time is kept back.
-            self._all_lengths.pace.saw(self._loop.time() - flight.sent, made.completion_tokens)
-        if made.lost and flight.losses < TRIES:
+            self._lengths.pace.saw(self._loop.time() - flight.sent, made.completion_tokens)
+            self._second.paces.saw(self._loop.time() - flight.sent, made.completion_tokens)
+        if made.lost and self._may_try_again(flight):
             flight.begin_again()
-            self._waiting[task.id] = flight
+            self._rest(flight)
         elif finish is None and task.schema is not None:
             self._tell(task, flight.result("done", Finish.LENGTH))
         elif finish is None:
@@ -523,29 +600,73 @@ class Driver:
         elif made.finish == "cancelled":
             self._tell(task, flight.result("cancelled", finish))
         else:
-            self._learn_length(flight, finish)
+            self._lengths.ended(flight, finish)
             self._tell(task, flight.result("done", finish))
 
-    def _learn_length(self, flight: Flight, finish: Finish) -> None:
-        """Take in how long a step was, or a candidate that was written from its beginning."""
-        task, made = flight.task, len(flight.token_ids)
-        if task.schema is not None and finish is Finish.STOP:
-            self._all_lengths.bound.saw(made)
-        own = task.share is None and task.messages is None
-        for lengths in (self._lengths_of(task), *([self._all_lengths] if own else [])):
-            if task.until == "step" and finish in (Finish.STEP, Finish.STOP):
-                lengths.step.saw(made)
-            if finish is Finish.STOP and task.counts and not task.append:
-                lengths.whole.saw(len(flight.before) + made)
+    # Trying again
 
-    def _learn_cut(self, flight: Flight) -> None:
-        """Take in how long a candidate was when the budget ended it."""
-        task = flight.task
-        if task.counts and not task.append and task.messages is None and task.share is None:
-            finished, _ = self._search.progress()
-            whole = self._all_lengths.whole
-            learn = whole.outgrew if finished else whole.missed
-            learn(len(flight.before) + len(flight.token_ids))
+    def _may_try_again(self, one: Flight | Grading) -> bool:
+        return one.losses < TRIES and self._second.retries.take()
+
+    def _rest(self, one: Flight | Grading) -> None:
+        """Try again after a while: others that were lost with it would come at the same moment."""
+        task_id = one.task.id
+        self._resting[task_id] = one
+
+        async def rest() -> None:
+            await asyncio.sleep(backoff(one.losses))
+            self._inbox.put_nowait(_Rested(task_id))
+
+        self._run_errand(rest())
+
+    def _rested(self, task_id: str) -> None:
+        match self._resting.pop(task_id, None):
+            case Flight() as flight:
+                self._waiting[task_id] = flight
+            case Grading() as grading:
+                self._ungraded[task_id] = grading
+            case None:  # nobody wants it any more
+                pass
+
+    async def _hedge(self) -> None:
+        """Send what is late a second time, to another worker, as far as the budget has room.
+
+        One look at each call now and then is enough, and one second try.
+        """
+        now = self._loop.time()
+        for call_id, flight in list(self._flying.items()):
+            if call_id in self._cancelled:
+                continue
+            if self._is_late(flight, now) and self._pool.elsewhere(call_id):
+                if not self._second.hedges.take():
+                    return
+                flight.looked = inf
+                await self._send_again(flight)
+
+    def _is_late(self, flight: Flight, now: float) -> bool:
+        """Whether its call takes far longer than others do for as much, and nobody sees it write.
+
+        What was shown can't be taken back for what another call makes of it.
+        """
+        if flight.shown:
+            return False
+        if now - flight.looked < _LOOK_SECONDS or now - flight.sent < LEAST_LATE_SECONDS:
+            return False
+        flight.looked = now
+        tokens = min(flight.held.completion_tokens, self._lengths.ample(flight))
+        late = self._second.paces.late(tokens)
+        return late is not None and now - flight.sent > late
+
+    async def _send_again(self, flight: Flight) -> None:
+        twin = Twin(flight, self._op(flight.task), replace(flight.held, candidates=0))
+        (granted,) = await self._hold([twin])
+        if not granted:
+            return
+        rival, call_id = self._call_id(flight.op), self._call_id(twin.op)
+        call = self._call_of(flight, stream=False)
+        self._twins[call_id] = twin
+        self._trace.append(Kind.HEDGED, id=flight.task.id, call=call_id)
+        self._carry(self._pool.generate((replace(call, id=call_id, rival=rival),)))
 
     # Grading
 
@@ -560,7 +681,11 @@ class Driver:
         for grading, yes in zip(gradings, granted, strict=True):
             if yes:
                 call = grading.call(
-                    self._call_id(grading.op), self._query, self._manner.step_delimiter
+                    self._call_id(grading.op),
+                    self._query,
+                    self._manner.step_delimiter,
+                    cache_salt=self._cache_salt,
+                    priority=self._priority,
                 )
                 self._grading[call.id] = grading
                 batch.append(call)
@@ -568,6 +693,7 @@ class Driver:
                 error = "The budget has too little left for the reward model to read it."
                 self._tell(grading.task, grading.result("failed", error=error))
         if batch:
+            self._second.sent(sum(not grading.losses for grading in gradings))
             self._carry(self._pool.grade(tuple(batch)))
 
     def _graded(self, grading: Grading, made: messages.Graded) -> None:
@@ -584,10 +710,13 @@ class Driver:
             self._tell(task, grading.result("done", candidate, worker=made.worker))
         elif made.finish == "cancelled":
             self._tell(task, grading.result("cancelled"))
-        elif made.needs > grading.needs or (made.lost and grading.losses < TRIES):
-            grading.needs = max(grading.needs, made.needs)
+        elif made.needs > grading.needs:
+            grading.needs = made.needs
             self._ungraded[task.id] = grading
+        elif made.lost and self._may_try_again(grading):
+            self._rest(grading)
         else:
+            self._unscored += made.lost or not made.worker  # none was there to take it
             self._tell(task, grading.result("failed", error=made.error))
 
     def _reading(self, candidate: Candidate) -> int:
@@ -616,17 +745,19 @@ class Driver:
             self._abandon(surplus)
             flying = {call for call, one in self._flying.items() if one.task.id in surplus}
             grading = {call for call, one in self._grading.items() if one.task.id in surplus}
-            self._cancel(flying | grading)
+            twins = {call for call, one in self._twins.items() if one.task.id in surplus}
+            self._cancel(flying | grading | twins)
 
-    def _cancel(self, calls: Collection[str]) -> None:
+    def _cancel(self, calls: Collection[str], why: Stopped | None = None) -> None:
         """Cancel calls that run; what they made until then is still heard of.
 
-        Nobody waits for a worker to take that in: one that hangs would hold up the request.
+        `why` is what ended the search; without it, what they make can't change the answer. Nobody
+        waits for a worker to take that in: one that hangs would hold up the request.
         """
         fresh = set(calls) - self._cancelled
         if fresh:
             self._cancelled |= fresh
-            self._trace.append(Kind.CANCELLED, calls=sorted(fresh))
+            self._trace.append(Kind.CANCELLED, calls=sorted(fresh), why=why or "surplus")
             self._run_errand(self._pool.cancel(fresh))
 
     async def _settle_within(self, seconds: float) -> None:
@@ -649,16 +780,28 @@ class Driver:
         for task_id in [it for it in self._ungraded if it in unwanted]:
             grading = self._ungraded.pop(task_id)
             self._tell(grading.task, grading.result("cancelled"))
+        for one in [self._resting.pop(it) for it in list(self._resting) if it in unwanted]:
+            if isinstance(one, Flight):
+                self._tell(one.task, one.result("cancelled", Finish.CANCELLED))
+            else:
+                self._tell(one.task, one.result("cancelled"))
 
     def _conclude(self) -> None:
         """Settle on the outcome. Calls that have yet to report count with all they may cost."""
         self._write_news()
+        began = perf_counter()
         best = self._search.best()
+        choosing = perf_counter() - began
         if self._hurried and self._reason is None:
             self._reason = Stopped.DEADLINE
+        if self._unscored:
+            self._notes.append(
+                f"The reward model was lost: {self._unscored} gradings failed, and what they were "
+                "for went without a score."
+            )
         stopped = self._reason or self._search.stopped
         outcome = replace(best, stopped=stopped, notes=(*best.notes, *self._notes))
-        unreported: list[Flight | Grading] = [*self._flying.values(), *self._grading.values()]
+        unreported = self._with_workers()
         spent = sum((one.held for one in unreported), self._purses.spent)
         self._trace.append(
             Kind.CLOSED,
@@ -667,6 +810,7 @@ class Driver:
             reason=self._reason,
             remarks=list(self._notes),
             unreported=len(unreported),
+            choosing_seconds=choosing,
         )
         self._unreported = len(unreported)
         self.concluded.set_result(Conclusion(outcome, spent, self._unreported))
@@ -677,6 +821,9 @@ class Driver:
             self._purse(flight).owe(Commit(flight.op, flight.held))
         for grading in self._grading.values():
             self._purse(grading).owe(Commit(grading.op, grading.held))
+        for twin in self._twins.values():
+            held = replace(twin.held, candidates=twin.candidates)
+            self._purse(twin).owe(Commit(twin.op, held))
         if self._unreported:
             self._trace.append(Kind.SETTLED, spent=asdict(self._purses.spent))
         for errand in self._errands:
@@ -701,11 +848,11 @@ class Driver:
 
     # Plumbing
 
-    def _purse(self, one: Flight | Grading) -> Purse:
+    def _purse(self, one: Flight | Grading | Twin) -> Purse:
         """What pays for it."""
         return self._purses[one.task.share]
 
-    async def _hold(self, flights: Sequence[Flight | Grading]) -> list[bool]:
+    async def _hold(self, flights: Sequence[Flight | Grading | Twin]) -> list[bool]:
         """Hold for each, by the purse that pays for it; says which were granted."""
         granted: dict[str, bool] = {}
         for share in dict.fromkeys(one.task.share for one in flights):

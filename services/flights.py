@@ -22,6 +22,7 @@ from planner.domain import (
     Result,
     derive_seed,
 )
+from planner.ports import Commit
 from planner.steps import split_steps
 from workers import messages
 
@@ -52,6 +53,10 @@ class Flight:
     worker: str | None = None
     sent: float = 0.0
     """When its present call was sent, on the loop's clock."""
+    looked: float = 0.0
+    """When it was last looked whether that call is late; never again, once it was sent twice."""
+    shown: bool = False
+    """Whether anything that call wrote can have been shown to somebody."""
 
     @property
     def kind(self) -> tuple[str, bool, str]:
@@ -88,7 +93,15 @@ class Flight:
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
     def call(
-        self, call_id: str, query: Query, delimiter: str, *, stream: bool, top_logprobs: int
+        self,
+        call_id: str,
+        query: Query,
+        delimiter: str,
+        *,
+        stream: bool,
+        top_logprobs: int,
+        cache_salt: str = "",
+        priority: int = 0,
     ) -> messages.Generate:
         """Its next call, for what was funded."""
         task, sampling = self.task, query.sampling
@@ -106,9 +119,11 @@ class Flight:
             floor=task.floor,
             confidences=self._last_confidences(),
             stream=stream,
+            priority=priority,
             schema=task.schema,
             branch=_branch(call_id, self.op, task.path),
             writer=task.writer,
+            cache_salt=cache_salt,
         )
 
     def begin_again(self) -> None:
@@ -130,18 +145,9 @@ class Flight:
         what nobody can know must not go unmetered.
         """
         self.token_ids.extend(made.token_ids)
-        if made.lost:
-            self.losses += 1
-            cost = replace(self.held, candidates=0)
-        else:
-            counted = bool(self.cost.candidates) or not self._makes_a_candidate(made)
-            cost = Cost(
-                prompt_tokens=made.prompt_tokens,
-                cached_tokens=made.cached_tokens,
-                completion_tokens=made.completion_tokens,
-                candidates=0 if counted else 1,
-            )
-            cost = replace(cost, micro_usd=prices.micro_usd(cost))
+        self.losses += made.lost
+        counted = made.lost or bool(self.cost.candidates) or not self._makes_a_candidate(made)
+        cost = _cost_of(made, self.held, prices, candidates=0 if counted else 1)
         self.cost += cost
         self.text += made.text
         self.logprob = _sum(self.logprob, made.logprob)
@@ -191,6 +197,64 @@ class Flight:
 
 
 @dataclass(slots=True)
+class Twin:
+    """A call that does the same as the one that carries its flight.
+
+    While it is `racing`, whichever of the two ends well first has done the task, and the other one
+    is cancelled: that is a twin then, too, of which only the cost is awaited. A task is one
+    candidate, whatever its calls: that one is charged with the call for which it was held.
+    """
+
+    flight: Flight
+    op: str
+    held: Cost
+    racing: bool = True
+    candidates: int = 0
+
+    @property
+    def task(self) -> Expand:
+        """What it does."""
+        return self.flight.task
+
+    def cost(self, made: messages.Generated, prices: Prices) -> Cost:
+        """What the call cost, whose result nobody needs."""
+        return _cost_of(made, self.held, prices, candidates=self.candidates)
+
+    def win(self) -> Twin:
+        """Let it carry the flight from here; what carried it until now is its twin."""
+        flight = self.flight
+        beaten = Twin(flight, flight.op, flight.held, racing=False)
+        flight.op, flight.held = self.op, self.held
+        return beaten
+
+    def take_over(self, made: messages.Generated, prices: Prices) -> Commit:
+        """The call that carried the flight has failed: go on as if this had carried it.
+
+        What has failed keeps the candidate that was held with it: there is none with this.
+        """
+        flight = self.flight
+        flight.losses += made.lost
+        cost = _cost_of(made, flight.held, prices, candidates=flight.held.candidates)
+        flight.cost += cost
+        commit = Commit(flight.op, cost)
+        flight.op, flight.held = self.op, self.held
+        return commit
+
+
+def _cost_of(made: messages.Generated, held: Cost, prices: Prices, *, candidates: int) -> Cost:
+    """What a call cost: all that it held where its worker was lost, as nobody can know better."""
+    if made.lost:
+        return replace(held, candidates=candidates)
+    cost = Cost(
+        prompt_tokens=made.prompt_tokens,
+        cached_tokens=made.cached_tokens,
+        completion_tokens=made.completion_tokens,
+        candidates=candidates,
+    )
+    return replace(cost, micro_usd=prices.micro_usd(cost))
+
+
+@dataclass(slots=True)
 class Grading:
     """One `Grade` under way."""
 
@@ -207,7 +271,15 @@ class Grading:
         cost = Cost(reward_tokens=self.needs)
         self.op, self.held = op, replace(cost, micro_usd=prices.micro_usd(cost))
 
-    def call(self, call_id: str, query: Query, delimiter: str) -> messages.Grade:
+    def call(
+        self,
+        call_id: str,
+        query: Query,
+        delimiter: str,
+        *,
+        cache_salt: str = "",
+        priority: int = 0,
+    ) -> messages.Grade:
         """Its next call, for what was funded."""
         asked = self.task.messages or query.messages
         return messages.Grade(
@@ -216,7 +288,9 @@ class Grading:
             steps=split_steps(self.task.candidate.text, delimiter),
             delimiter=delimiter,
             max_tokens=self.needs,
+            priority=priority,
             branch=_branch(call_id, self.op, self.task.candidate.path),
+            cache_salt=cache_salt,
         )
 
     def take(self, made: messages.Graded, prices: Prices) -> Cost:

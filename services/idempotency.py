@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redis.exceptions import RedisError
 
 from planner.errors import LedgerUnavailable, LongthinkError
+from services.tenants import LOCAL, Tenant
 from services.trace import Superseded, runner_key
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ return 1
 _RENEW = (
     _NOW
     + """
-if redis.call('HGET', KEYS[1], 'runner') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'until', now + ARGV[2])
+local runner = redis.call('HGET', KEYS[1], 'runner')
+if runner and runner ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'runner', ARGV[1], 'until', now + ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
@@ -61,17 +63,30 @@ class KeyReused(LongthinkError):
     """The key stands for another request."""
 
 
+class KeyOutdated(LongthinkError):
+    """What came of the request that the key stands for can't be read by this service any more."""
+
+
+class KeyCrowded(LongthinkError):
+    """Too many requests wait for the one that the key stands for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A client's key, and a digest of the body that came with it."""
+    """A client's key, a digest of the body that came with it, and whose it is.
+
+    The same name is another key with another tenant.
+    """
 
     name: str
     digest: str
+    tenant: Tenant = LOCAL
 
     @property
     def record(self) -> str:
         """Where Redis keeps what the key stands for."""
-        return f"longthink:idempotency:{sha256(self.name.encode()).hexdigest()}"
+        whole = f"{self.tenant.id}:{self.name}"  # no tenant's name has a colon
+        return f"longthink:idempotency:{sha256(whole.encode()).hexdigest()}"
 
 
 class Keys:
@@ -122,9 +137,11 @@ class Keys:
         """Run a script on who runs a request."""
         return bool(await _answer(self._redis.eval(text, 1, runner_key(trace_id), *words)))
 
-    async def keep(self, key: Key) -> None:
-        """Have the record of the key live on."""
-        await _answer(self._redis.pexpire(key.record, self.ttl_ms))
+    async def keep(self, key: Key, trace_id: str) -> None:
+        """Have the record of the key live on, also in a Redis that has lost its data."""
+        if not await _answer(self._redis.pexpire(key.record, self.ttl_ms)):
+            value = f"{key.digest} {trace_id}"
+            await _answer(self._redis.set(key.record, value, nx=True, px=self.ttl_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +169,17 @@ class Lease:
             yield
             renewing.cancel()
 
+    async def while_kept(self, work: Awaitable[Answer]) -> Answer:
+        """What `work` comes to, with the lease renewed until then.
+
+        Raises what it raises, and Superseded when the lease is lost.
+        """
+        try:
+            async with self.kept():
+                return await work
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self.keys.lease_seconds / 3)
@@ -159,7 +187,7 @@ class Lease:
             with suppress(LedgerUnavailable):
                 if not await self.keys.script(_RENEW, self.trace_id, self.runner, *self._times):
                     raise Superseded("Another runner took it over.")
-                await self.keys.keep(self.key)
+                await self.keys.keep(self.key, self.trace_id)
 
     @property
     def _times(self) -> tuple[int, int]:

@@ -36,7 +36,10 @@ class Journal:
             await self._trace.kept()
 
     async def paid(self, budget: str, commits: Iterable[Commit]) -> None:
-        """These calls have ended, and all that came of them is in the trace."""
+        """These calls have ended, and all that came of them is in the trace.
+
+        Without any it only waits until Redis has those from before.
+        """
         if ops := {commit.op: list(astuple(commit.cost)) for commit in commits}:
             self._trace.append(Kind.PAID, budget=budget, ops=ops)
-            await self._trace.kept()
+        await self._trace.kept()

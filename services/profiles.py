@@ -23,7 +23,11 @@ from services.settings import ENV_PREFIX, EffortSettings, Settings, sections
 NULL = "null"
 """What a variable or a flag says for no value, where a setting may have none."""
 
-_COMMON = {"REDIS_URL": "redis.url", "RAY_ADDRESS": "ray.address"}
+_COMMON = {
+    "REDIS_URL": "redis.url",
+    "RAY_ADDRESS": "ray.address",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "telemetry.otlp_endpoint",
+}
 """Variables that say a setting under the name everybody knows; ours win."""
 
 

@@ -2,26 +2,37 @@
 
 A purse owns what the driver last knew of one account, and the commits that the ledger hasn't taken
 yet. What always holds: a commit is kept until the ledger has it, in order; nothing is dropped
-because Redis was away for a moment. With a journal, no call is sent that isn't in it, and nothing
-is committed that isn't in it: so another process can settle what this one leaves behind. Each share
-is a budget of its own under the request's, opened when it is first named and closed when it isn't
-any more, so that all together never come to more.
+because Redis was away for a while. A Redis that has lost its data knows the budget no more: that
+counts as a ledger out of reach, so the search ends, and what was spent is booked anew. With a
+journal, no call is sent that isn't in it, and nothing is committed that isn't in it: so another
+process can settle what this one leaves behind. Each share is a budget of its own under the
+request's, opened when it is first named and closed when it isn't any more, so that all together
+never come to more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+import random
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from secrets import token_hex
 
 from planner.domain import Budget, Cost, Share
-from planner.errors import LedgerUnavailable
+from planner.errors import LedgerUnavailable, UnknownBudget
 from planner.ports import Account, Commit, Hold, Ledger
 from services.journal import Journal
 
-_RETRY_SECONDS = 0.1
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+"""Seconds between two tries to have the ledger take what is owed: they grow."""
+_BEFORE = "before"
+"""The operation that books what was spent with a Redis that has lost its data."""
 _NOTHING = Share(0, 0, 0.0)
+
+
+class BudgetForgotten(LedgerUnavailable):
+    """Redis was restarted without its data, or hasn't got all of it after a failover."""
 
 
 class Purse:
@@ -34,7 +45,10 @@ class Purse:
         self._journal = journal
         self._ledger = ledger
         self._account = account
+        self._opened_with = account.limits
         self._uncommitted: list[Commit] = []
+        self._noted = 0
+        """So many of them are in the journal, from the first on."""
 
     @property
     def left(self) -> Budget:
@@ -47,13 +61,19 @@ class Purse:
         return sum((commit.cost for commit in self._uncommitted), Cost())
 
     @property
+    def booked(self) -> Cost:
+        """What the ledger has heard of, when it was last asked."""
+        return self._account.spent
+
+    @property
     def spent(self) -> Cost:
         """All that was spent, what the ledger has yet to hear of included."""
-        return self._account.spent + self.owed
+        return self.booked + self.owed
 
     async def hold(self, holds: tuple[Hold, ...]) -> tuple[bool, ...]:
         """Ask the ledger; says which were granted. Raises LedgerUnavailable."""
-        granted, self._account = await self._ledger.hold(self.budget, holds)
+        async with _known():
+            granted, self._account = await self._ledger.hold(self.budget, holds)
         if self._journal is not None:
             sent = [hold for hold, yes in zip(holds, granted, strict=True) if yes]
             await self._journal.sent(self.budget, sent)
@@ -67,39 +87,44 @@ class Purse:
         """Carry over all that is owed, in one call. Raises LedgerUnavailable, losing nothing."""
         if owed := tuple(self._uncommitted):
             if self._journal is not None:
-                await self._journal.paid(self.budget, owed)
-            self._account = await self._ledger.commit(self.budget, owed)
+                fresh, self._noted = owed[self._noted :], len(owed)
+                await self._journal.paid(self.budget, fresh)
+            async with _known():
+                self._account = await self._ledger.commit(self.budget, owed)
             del self._uncommitted[: len(owed)]
+            self._noted -= len(owed)
 
-    async def insist(self, seconds: float) -> bool:
-        """Settle however often it takes, for at most so long; whether the ledger has it all."""
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    try:
-                        await self.settle()
-                        return True
-                    except LedgerUnavailable:
-                        await asyncio.sleep(_RETRY_SECONDS)
-        except TimeoutError:
-            return False
+    async def reopen(self, spent: Cost) -> None:
+        """Book all that was spent, with a Redis that knows nothing of it. Raises LedgerUnavailable.
+
+        What was held is forgotten there too, so it is for the end, when nothing is held any more.
+        """
+        await self._ledger.open(self.budget, self._opened_with)
+        async with _known():
+            self._account = await self._ledger.commit(self.budget, (Commit(_BEFORE, spent),))
+        self._uncommitted.clear()
+        self._noted = 0
 
     async def resize(self, limits: Budget) -> None:
         """Have another limit on what it may spend in all. Raises LedgerUnavailable."""
-        self._account = await self._ledger.resize(self.budget, limits)
+        async with _known():
+            self._account = await self._ledger.resize(self.budget, limits)
 
     async def look(self) -> None:
         """See how it stands: what its shares do changes it. Raises LedgerUnavailable."""
-        self._account = await self._ledger.account(self.budget)
+        async with _known():
+            self._account = await self._ledger.account(self.budget)
 
     async def close(self) -> None:
         """Give back what wasn't spent. Raises LedgerUnavailable."""
         await self.settle()
-        self._account = await self._ledger.close(self.budget)
+        async with _known():
+            self._account = await self._ledger.close(self.budget)
 
     async def renew(self) -> bool:
         """Renew the lease of all that is held; False if any of it had run out."""
-        return await self._ledger.renew(self.budget)
+        async with _known():
+            return await self._ledger.renew(self.budget)
 
 
 class Purses:
@@ -116,6 +141,8 @@ class Purses:
         self._wanted: Mapping[str, Share] = {}
         self._closed: dict[str, Purse] = {}
         """Shares that are at their end; what still reports there is charged to the whole."""
+        self._unseen = Cost()
+        """What they have spent of which the whole has yet to hear."""
         # A request that is gone on with by another process must not meet the names of the first.
         self._mark = token_hex(3)
         self._opened = count()
@@ -129,7 +156,7 @@ class Purses:
     @property
     def spent(self) -> Cost:
         """All that was spent, what the ledger has yet to hear of included."""
-        late = sum((purse.owed for purse in self._closed.values()), Cost())
+        late = sum((purse.owed for purse in self._closed.values()), self._unseen)
         return sum((purse.spent for purse in self._shares.values()), self._whole.spent + late)
 
     async def share_out(self, wanted: Mapping[str, Share], busy: Collection[str]) -> None:
@@ -144,7 +171,8 @@ class Purses:
             return
         for name in ended:
             await self._shares[name].close()
-            self._closed[name] = self._shares.pop(name)
+            self._closed[name] = closed = self._shares.pop(name)
+            self._unseen += closed.booked
         for name in sorted(ending.intersection(busy)):
             await self._shares[name].resize(self._of(_NOTHING))
         # Those that get less make room for those that get more.
@@ -152,7 +180,7 @@ class Purses:
             if name not in self._shares:
                 await self._open(name)
             await self._shares[name].resize(self._of(wanted[name]))
-        await self._whole.look()
+        await self._look()
         self._wanted = dict(wanted)
 
     async def settle(self) -> None:
@@ -161,13 +189,49 @@ class Purses:
             await purse.settle()
         if late := [purse for purse in self._closed.values() if purse.owed != Cost()]:
             for purse in late:
+                owed = purse.owed
                 await purse.settle()
-            await self._whole.look()
+                self._unseen += owed
+            await self._look()
+
+    async def _look(self) -> None:
+        """See how the whole stands, with all that shares which are at their end have spent."""
+        await self._whole.look()
+        self._unseen = Cost()
 
     async def insist(self, seconds: float) -> bool:
-        """See `Purse.insist`; of all of them, side by side."""
-        purses = (self._whole, *self._shares.values(), *self._closed.values())
-        return all(await asyncio.gather(*(purse.insist(seconds) for purse in purses)))
+        """Settle however often it takes, for at most so long; whether the ledger has it all."""
+        pause = _FIRST_PAUSE
+        try:
+            async with asyncio.timeout(seconds):
+                while not await self._settled():
+                    # Not all at once, where many wait for the same Redis.
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                    pause = min(_LONGEST_PAUSE, 2 * pause)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _settled(self) -> bool:
+        """Have the ledger take all that is owed, if it can be reached; whether it has."""
+        try:
+            for purse in (self._whole, *self._shares.values(), *self._closed.values()):
+                await purse.settle()
+        except BudgetForgotten:
+            return await self._reopened()
+        except LedgerUnavailable:
+            return False
+        return True
+
+    async def _reopened(self) -> bool:
+        """Book all that was spent, in whatever share, as the request's."""
+        with suppress(LedgerUnavailable):
+            await self._whole.reopen(self.spent)
+            self._shares.clear()
+            self._closed.clear()
+            self._unseen = Cost()
+            return True
+        return False
 
     async def renew(self) -> bool:
         """See `Purse.renew`; of all that are open."""
@@ -182,7 +246,8 @@ class Purses:
         nothing = self._of(_NOTHING)
         if self._journal is not None:
             await self._journal.opened(budget)
-        account = await self._ledger.open(budget, nothing, parent=self._whole.budget)
+        async with _known():
+            account = await self._ledger.open(budget, nothing, parent=self._whole.budget)
         self._shares[name] = Purse(self._ledger, budget, account, self._journal)
 
     def _of(self, share: Share) -> Budget:
@@ -205,3 +270,12 @@ class Purses:
     def _growth(self, name: str, share: Share) -> float:
         before = self._wanted.get(name)
         return share.part - before.part if before else share.part
+
+
+@asynccontextmanager
+async def _known() -> AsyncIterator[None]:
+    """Raises BudgetForgotten where Redis knows no such budget: it was opened."""
+    try:
+        yield
+    except UnknownBudget as error:
+        raise BudgetForgotten("Redis has lost the budget of this request.") from error

@@ -1,4 +1,6 @@
-"""The most recent requests: a capped sorted set of trace ids, and a few facts of each beside it.
+"""The most recent requests: capped sorted sets of trace ids, and a few facts of each beside them.
+
+One set has those of all tenants, for operators, and each tenant has one of its own.
 
 The facts are written with the events they come from: some when a trace opens, the others when it
 closes. Nothing here outlives the traces themselves.
@@ -11,12 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from services.tenants import LOCAL
+
 if TYPE_CHECKING:
     from redis.asyncio.client import Pipeline
 
 INDEX = "longthink:traces"
 MOST = 200
-"""So many requests are kept in the index."""
+"""So many requests are kept in an index."""
 
 _LETTERS = 200
 
@@ -46,10 +50,11 @@ def note_opened(
         "question": _question(data.get("query", {})),
         "strategy": data.get("effort", {}).get("strategy", ""),
     }
-    # A pipeline only notes its commands; what they return means nothing yet.
-    _ = pipe.zadd(INDEX, {trace_id: now})
-    _ = pipe.zremrangebyrank(INDEX, 0, -MOST - 1)
-    _ = pipe.expire(INDEX, ttl)
+    for name in (INDEX, index(data.get("tenant", LOCAL.id))):
+        # A pipeline only notes its commands; what they return means nothing yet.
+        _ = pipe.zadd(name, {trace_id: now})
+        _ = pipe.zremrangebyrank(name, 0, -MOST - 1)
+        _ = pipe.expire(name, ttl)
     _note(pipe, trace_id, "opened", facts, ttl)
 
 
@@ -68,6 +73,11 @@ def note_closed(
     _note(pipe, trace_id, "closed", facts, ttl)
 
 
+def index(tenant_id: str) -> str:
+    """The index of a tenant's own requests."""
+    return f"{INDEX}:{tenant_id}"
+
+
 def key(trace_id: str) -> str:
     """Where the facts of a trace are."""
     return f"longthink:{{{trace_id}}}:recent"
@@ -83,7 +93,7 @@ def recent(trace_id: str, facts: Mapping[str, str], *, growing: bool) -> Recent 
 
 
 def _note(pipe: Pipeline, trace_id: str, name: str, facts: Mapping[str, Any], ttl: int) -> None:
-    _ = pipe.hset(key(trace_id), name, json.dumps(facts, ensure_ascii=False))
+    _ = pipe.hset(key(trace_id), name, json.dumps(facts))
     _ = pipe.expire(key(trace_id), ttl)
 
 

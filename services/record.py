@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from planner.domain import (
@@ -56,8 +56,8 @@ def result_data(result: Result) -> dict[str, Any]:
     return {
         "id": result.task_id,
         "status": result.status,
-        "candidate": None if result.candidate is None else asdict(result.candidate),
-        "cost": asdict(result.cost),
+        "candidate": None if result.candidate is None else _fields(result.candidate),
+        "cost": _fields(result.cost),
         "error": result.error,
         "worker": result.worker,
         "same": [list(group) for group in result.same],
@@ -114,6 +114,11 @@ def _read_candidate(data: Mapping[str, Any]) -> Candidate:
         token_confidences=tuple(data["token_confidences"]),
         answer=data["answer"],
     )
+
+
+def _fields(flat: Candidate | Cost) -> dict[str, Any]:
+    """As `asdict`, which would copy every token, of what has nothing inside but plain values."""
+    return {one.name: getattr(flat, one.name) for one in fields(flat)}
 
 
 def _short(answer: str | None) -> str | None:

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from redis import Redis
+
 from planner.errors import LongthinkError
 
 OLDEST = (6, 2)
@@ -38,6 +40,20 @@ exec 3<&-
 shift
 exec "$@"
 """
+
+
+_KEEPS_ALL = "noeviction"
+
+
+def evicts(url: str) -> str | None:
+    """By which policy a Redis drops keys when its memory is full; None where it drops none.
+
+    None as well where it doesn't say. Raises redis.exceptions.RedisError where it doesn't answer,
+    and ValueError where `url` is none.
+    """
+    with Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+        said = client.info("memory").get("maxmemory_policy", _KEEPS_ALL)
+    return None if said == _KEEPS_ALL else str(said)
 
 
 class RedisServerError(LongthinkError):

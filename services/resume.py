@@ -8,7 +8,7 @@ and told is its whole state, whatever its strategy: nothing here looks into it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from planner.domain import (
@@ -25,23 +25,29 @@ from planner.domain import (
     Task,
 )
 from planner.effort import Effort
-from planner.errors import LongthinkError
+from planner.errors import InvalidOption, LongthinkError
 from planner.ports import Commit
 from planner.replay import Asked, Entry, Hurried, lead, replay_log
 from planner.search import Search, begin
 from services.record import read_effort, read_query, read_result
+from services.tenants import LOCAL
 from services.trace import Event, Kind
 
 _NEWS = (Kind.PLANNED, Kind.STEP, Kind.DECIDED)
-_OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before")
+_SUMS = (Kind.STANDING, Kind.CLOSED, Kind.SETTLED)
+"""What says how much was spent until then, in all shares."""
+_OF_THE_REQUEST = ("query", "effort", "prompt_tokens", "before", "tenant")
 """What is said of a request when it is opened; all the rest is what its search knew."""
+
+_OTHERWISE = (KeyError, TypeError, ValueError)
+"""What comes of reading what another version wrote."""
 
 _OPS_OF_A_RUN = 1 << 32
 """More operations than one runner ever numbers."""
 
 
 class BrokenTrace(LongthinkError):
-    """A trace without its beginning."""
+    """A trace without its beginning, or one of another version."""
 
 
 class OtherQuery(LongthinkError):
@@ -69,26 +75,31 @@ class Saved:
     effort: Effort
     known: Mapping[str, Any]
     before: Before | None
+    tenant: str
     events: tuple[Event, ...]
     recorded: tuple[Event, ...]
 
     @classmethod
     def of(cls, trace_id: str, recorded: Sequence[Event]) -> Saved:
-        """Raises BrokenTrace where the beginning is missing, and whatever comes of reading what
-        isn't a trace.
-        """
+        """Raises BrokenTrace where the beginning is missing, or of another version."""
         if not recorded or recorded[0].kind is not Kind.OPENED:
             raise BrokenTrace("The beginning of this trace is missing.")
         opened = recorded[0].data
         # What an older trace doesn't say, its search didn't know.
         known = {name: it for name, it in opened.items() if name not in _OF_THE_REQUEST}
         before = opened.get("before")
+        try:
+            query, effort = read_query(opened["query"]), read_effort(opened["effort"])
+            was = before and Before(before["trace_id"], Cost(**before["spent"]))
+        except _OTHERWISE as error:
+            raise BrokenTrace(f"This isn't a trace as longthink writes it: {error!r}.") from error
         return cls(
             trace_id,
-            read_query(opened["query"]),
-            read_effort(opened["effort"]),
+            query,
+            effort,
             known,
-            before and Before(before["trace_id"], Cost(**before["spent"])),
+            was,
+            owner(recorded),
             tuple(_counting(recorded)),
             tuple(recorded),
         )
@@ -113,9 +124,21 @@ class Saved:
         """What the ledger allows it."""
         return allowed(self.effort.budget, self.before)
 
+    @property
+    def spent(self) -> Cost:
+        """All that is known to have been spent by then, in whatever share of its budget."""
+        said = [Cost(**event.data["spent"]) for event in self.recorded if event.kind in _SUMS]
+        paid = _ops(self.recorded, Kind.PAID).values()
+        return at_least(said[-1] if said else Cost(), sum(paid, Cost()))
+
     def search(self) -> Search:
-        """Its search, as it was before it was asked anything."""
-        return begin(self.query, self.effort, **self.known)
+        """Its search, as it was before it was asked anything. Raises BrokenTrace where there is no
+        such strategy any more, or it wants to know something else.
+        """
+        try:
+            return begin(self.query, self.effort, **self.known)
+        except (InvalidOption, *_OTHERWISE) as error:
+            raise BrokenTrace("The search of this trace is another one now.") from error
 
     def log(self) -> Iterator[Entry]:
         """All that its search was asked and told before the end."""
@@ -256,6 +279,13 @@ class Earlier:
         return query
 
 
+def owner(events: Sequence[Event]) -> str:
+    """The id of the tenant whose trace begins so. One that doesn't say was made where there was no
+    other than the local one.
+    """
+    return str(events[0].data.get("tenant", LOCAL.id)) if events else LOCAL.id
+
+
 def allowed(budget: Budget, before: Before | None) -> Budget:
     """What of a budget is there to spend, after what was spent on the same query before."""
     if before is None:
@@ -268,6 +298,13 @@ def allowed(budget: Budget, before: Before | None) -> Budget:
 
     dimensions = ("completion_tokens", "reward_tokens", "candidates", "micro_usd")
     return replace(budget, **{name: rest(name) for name in dimensions})
+
+
+def at_least(one: Cost, other: Cost) -> Cost:
+    """What something cost of which two know that it cost no less."""
+    return Cost(
+        **{it.name: max(getattr(one, it.name), getattr(other, it.name)) for it in fields(Cost)}
+    )
 
 
 def kept(events: Iterable[Event]) -> int:
@@ -320,9 +357,29 @@ _Op = tuple[str, str]
 
 
 def _calls(recorded: Sequence[Event]) -> tuple[dict[_Op, Cost], dict[_Op, Cost]]:
-    """What calls cost that have ended, and what those may cost that never will."""
+    """What calls cost that have ended, and what those may cost that never will.
+
+    The candidate of a lost call is that of the call that does its task again; where the task was
+    done by another call before, it is this one's.
+    """
     sent, paid = _ops(recorded, Kind.SENT), _ops(recorded, Kind.PAID)
-    return paid, {op: replace(cost, candidates=0) for op, cost in sent.items() if op not in paid}
+    told = [event.data for event in recorded if event.kind is Kind.TOLD]
+    done = {it["id"] for it in told if it["status"] == "done" and _is_whole(it)}
+    lost = {op: cost for op, cost in sent.items() if op not in paid}
+    return paid, {
+        op: cost if _task_of(op) in done else replace(cost, candidates=0)
+        for op, cost in lost.items()
+    }
+
+
+def _is_whole(told: Mapping[str, Any]) -> bool:
+    """Whether what a task came to is a candidate; one more step of a partial one isn't."""
+    candidate = told["candidate"]
+    return candidate is not None and candidate["finish"] in (Finish.STOP, Finish.LENGTH)
+
+
+def _task_of(op: _Op) -> str:
+    return op[1].rpartition("#")[0]
 
 
 def _ops(events: Iterable[Event], kind: Kind) -> dict[_Op, Cost]:
@@ -348,8 +405,8 @@ def _begun(events: Iterable[Event], costs: Mapping[_Op, Cost]) -> dict[str, Resu
         if event.kind is Kind.PART or _cut(event):
             begun[event.data["id"]] = read_result(event.data)
     spent: dict[str, Cost] = {}
-    for (_, op), cost in costs.items():
-        task_id = op.rpartition("#")[0]
+    for op, cost in costs.items():
+        task_id = _task_of(op)
         spent[task_id] = spent.get(task_id, Cost()) + cost
     for task_id, cost in spent.items():
         last = begun.get(task_id, Result(task_id, "cancelled"))

@@ -28,6 +28,7 @@ from planner.errors import InvalidOption
 from planner.search import STRATEGIES
 from planner.selection import selector
 from planner.stopping import parse
+from services.admission import Rules
 from workers.options import CPU_BLOCK_SIZE, GeneratorOptions, RewardOptions
 from workers.reference import CALIBRATION, PRM, REASONER, STEP_TAG
 
@@ -66,8 +67,12 @@ class Section(BaseModel):
 class ServiceSettings(Section):
     """The HTTP service."""
 
+    keys: bool = False
+    """Whether every request needs an API key (`longthink keys`), by which tenants are told apart,
+    limited and kept from one another. It needs redis.url, where the keys are."""
+
     host: str = "127.0.0.1"
-    """Address to listen on. Only loopback addresses: there are no API keys yet."""
+    """Address to listen on. One that other machines can reach needs service.keys."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
@@ -82,8 +87,17 @@ class ServiceSettings(Section):
     """Length of one candidate, in tokens, where a request names none and the context allows it."""
 
     grace_seconds: NotNegative = 20.0
-    """When the service is stopped, requests in flight end at once with the best they have so far.
-    Those that have not been answered after so many seconds are cut off."""
+    """When the service is stopped, it takes nothing new, and requests in flight have so many
+    seconds. What hasn't ended two seconds before that is answered with the best it has."""
+
+    replicas: Positive = 1
+    """How many processes take requests and drive their searches. With two or more, requests go on
+    where one dies."""
+
+    hedge_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Calls to generators that may be sent a second time, to another engine, since they take far
+    longer than others like them: so many of all calls, paid out of the request's budget. 0 never
+    does."""
 
     calibration: str | None = REFERENCE
     """File of what `longthink eval --calibrate` found, by which confidence means what it says, for
@@ -110,12 +124,12 @@ class ServiceSettings(Section):
 
     @field_validator("host")
     @classmethod
-    def _only_loopback(cls, host: str) -> str:
-        if not _is_loopback(host):
+    def _strangers_need_keys(cls, host: str, info: ValidationInfo) -> str:
+        if not _is_loopback(host) and not info.data.get("keys"):
             raise ValueError(
-                f"{host} can be reached from other machines, and longthink has no API keys yet, "
-                "so whoever reaches it could use it. Listen on 127.0.0.1 and put a proxy that "
-                "authenticates, or an SSH tunnel, in front of it"
+                f"{host!r} can be reached from other machines, and whoever reaches longthink could "
+                "use it. Set service.keys = true and make keys with `longthink keys make`, or "
+                "listen on 127.0.0.1"
             )
         return host
 
@@ -126,6 +140,11 @@ class RedisSettings(Section):
     url: str | None = None
     """Redis to use, as redis://, rediss:// or unix://; REDIS_URL says it too. Without one, a
     redis-server is started on a private socket and stopped with the service."""
+
+    answer_seconds: Annotated[float, Field(gt=0)] = 4.0
+    """How long Redis may leave a command unanswered before it counts as away: then new requests are
+    refused at once, and those in flight end with the best they have, until it answers again. Where
+    engines compute on its own cores, it may have to wait for seconds; elsewhere 0.3 will do."""
 
     lease_seconds: Positive = 30
     """How long a hold on a budget outlives the process that took it."""
@@ -146,6 +165,43 @@ class RaySettings(Section):
     address: str | None = None
     """Ray cluster to use: "auto" or host:port; RAY_ADDRESS says it too. It needs redis.url as well.
     Without one, Ray is started on this machine and stopped with the service."""
+
+
+class AdmissionSettings(Section):
+    """Which requests begin at once, which wait for their turn, and which are refused."""
+
+    fill: Annotated[float, Field(gt=0, le=64)] = 1.0
+    """Candidates that requests may have under way together, as a part of what the generators work
+    on at once (replicas x max_num_seqs); above 1, the engines queue what is too much."""
+
+    queue_requests: Positive = 512
+    """Requests that may wait for their turn; past that, who has most of them waiting for its weight
+    is refused."""
+
+    wait_seconds: NotNegative = 30.0
+    """How long a request without a deadline may wait: one that would have to, or has, is refused.
+    One with a deadline may wait as long as it can still be answered in time."""
+
+    deadline_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Part of its deadline that a request must have left when it begins; less, where requests like
+    it have taken less."""
+
+    memory: Positive = 64
+    """Past requests, about, by which is told how long one takes and how many candidates it
+    draws."""
+
+    backoff: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """What is left of the candidates that may be under way when a deadline has passed without an
+    answer. They become more again as requests are answered."""
+
+    least_fill: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Part of those candidates that always may be under way."""
+
+    def rules(self, candidates: int, edges: int = 1) -> Rules:
+        """These, for one of so many edges, before engines that can work on so many candidates."""
+        said = self.model_dump(exclude={"fill", "queue_requests"})
+        queue = -(-self.queue_requests // edges)
+        return Rules(capacity=self.fill * candidates / edges, queue_requests=queue, **said)
 
 
 class EngineSettings(Section):
@@ -199,6 +255,10 @@ class EngineSettings(Section):
 
     max_queued_tokens: Positive = 1_000_000
     """Tokens of prompts that may wait in one engine; past that it refuses."""
+
+    silence_seconds: Annotated[float, Field(ge=1)] = 30.0
+    """An engine that has work and finishes no step of it for so long hangs: its calls are lost,
+    others take them over, and it is replaced. More than its longest step ever takes."""
 
     enforce_eager: bool = True
     """Run without compiling graphs: a quicker start, slower tokens on a GPU."""
@@ -318,6 +378,24 @@ class RewardSettings(EngineSettings):
         return RewardOptions(model=self.location, served_name=self.name, **said)
 
 
+class TelemetrySettings(Section):
+    """What the service tells of itself, beside its metrics."""
+
+    otlp_endpoint: str | None = None
+    """Where OpenTelemetry spans are sent, as OTLP over HTTP: "http://collector:4318";
+    OTEL_EXPORTER_OTLP_ENDPOINT says it too. Without one, no spans are made."""
+
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of traces that are kept, of those that begin here; a client that sends a traceparent
+    decides for its own. OTEL_TRACES_SAMPLER wins."""
+
+    capture_content: bool = False
+    """Put prompts and answers into spans."""
+
+    log_content: bool = False
+    """Put questions, answers and what errors say into the log."""
+
+
 class PriceSettings(Section):
     """What a request is charged, in US dollars per million tokens; what budgets in usd mean."""
 
@@ -372,13 +450,26 @@ class Settings(Section):
     """All of it."""
 
     service: ServiceSettings = ServiceSettings()
-    redis: RedisSettings = RedisSettings()
+    redis: Annotated[RedisSettings, Field(validate_default=True)] = RedisSettings()
     ray: RaySettings = RaySettings()
+    admission: AdmissionSettings = AdmissionSettings()
     generator: GeneratorSettings = GeneratorSettings()
     planner: PlannerSettings = PlannerSettings()
     reward: RewardSettings = RewardSettings()
     prices: PriceSettings = PriceSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     efforts: dict[EffortWord, EffortSettings] = {}
+
+    @field_validator("redis")
+    @classmethod
+    def _keys_are_somewhere(cls, redis: RedisSettings, info: ValidationInfo) -> RedisSettings:
+        service = info.data.get("service")
+        if service is not None and service.keys and not redis.url:
+            raise ValueError(
+                "service.keys needs a Redis that keeps the keys: set redis.url (REDIS_URL). The "
+                "embedded one forgets everything when the service stops"
+            )
+        return redis
 
     @field_validator("ray")
     @classmethod
@@ -399,6 +490,18 @@ class Settings(Section):
         if self.reward.enabled:
             engines["reward model"] = self.reward
         return engines
+
+    def longest_silence(self) -> float:
+        """Seconds for which none of the engines says nothing while it has work."""
+        return max(engine.silence_seconds for engine in self.engines().values())
+
+    def rules(self) -> Rules:
+        """What admission goes by in each edge, which has its part of what the generators can do.
+
+        Requests come to all edges alike, so each knows enough by what it sees itself.
+        """
+        candidates = self.generator.replicas * self.generator.max_num_seqs
+        return self.admission.rules(candidates, self.service.replicas)
 
     def price_table(self) -> Prices:
         """The prices as the budget counts them."""

@@ -9,16 +9,31 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 
 from planner.domain import Cost
-from services.reasoning import Reply
+from services.meters import Meters
+from services.run import Reply
+from services.tenants import LOCAL
+from services.watch import Watch, strategy_name
+
+if TYPE_CHECKING:
+    from services.spans import Spans
 
 LogFormat: TypeAlias = Literal["json", "text"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -26,29 +41,37 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
-def configure_logging(form: LogFormat = "json", level: LogLevel = "info") -> None:
-    """Have structlog write to standard error, a line an event, as JSON or for people.
+def configure_logging(
+    form: LogFormat = "json",
+    level: LogLevel = "info",
+    *,
+    content: bool = False,
+    to: TextIO | None = None,
+) -> None:
+    """Have structlog write to a file, or standard error; a line an event, as JSON or for people.
 
     Every line carries what is bound to the request it belongs to, its id first of all. Of an
-    exception it shows where it came from, and what it says only at `debug`: the message of an
-    exception may quote a prompt.
+    exception it shows where it came from, and what it says only at `debug` or with `content`: the
+    message of an exception may quote a prompt.
     """
+    to = to or sys.stderr
     threshold = logging.getLevelNamesMapping()[level.upper()]
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=to.isatty())
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _Raised(reveal=threshold <= logging.DEBUG),
+            _Raised(reveal=content or threshold <= logging.DEBUG),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        # Not by print, in whose place Serve has put one of its own.
+        logger_factory=structlog.WriteLoggerFactory(file=to),
         cache_logger_on_first_use=False,
     )
 
@@ -103,6 +126,13 @@ class Ended:
     strategy: str
     reply: Reply | None
     cancelled_calls: int
+    tenant: str = LOCAL.id
+    question: str = ""
+
+
+def _confidence(reply: Reply) -> float:
+    """How likely the answer is right, as the reply says it."""
+    return reply.outcome.confidence if reply.calibrated is None else reply.calibrated
 
 
 def _new(reply: Reply) -> Cost:
@@ -114,8 +144,14 @@ def _new(reply: Reply) -> Cost:
 class Telemetry:
     """The metrics of one service, in a registry of its own, and its log."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, log_content: bool = False) -> None:
+        """With `log_content`, the log has questions and answers."""
         self.registry = registry = CollectorRegistry()
+        self.spans: Spans | None = None
+        self._log_content = log_content
+        ProcessCollector(registry=registry)
+        self.meters = Meters(registry)
+        self.watch = Watch([self.meters])
         self.log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
         self._requests = Counter(
             "longthink_requests",
@@ -173,7 +209,97 @@ class Telemetry:
             "Events of traces that Redis didn't take.",
             registry=registry,
         )
+        self._queue = Gauge(
+            "longthink_queue_requests", "Requests that wait for their turn.", registry=registry
+        )
+        self._queued_seconds = Histogram(
+            "longthink_queue_seconds",
+            "What requests that began had waited for their turn.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._turned_away = Counter(
+            "longthink_admission_refusals",
+            "Requests refused before any work, as they would have waited for too long.",
+            ["reason"],
+            registry=registry,
+        )
+        self._admitted = Gauge(
+            "longthink_admitted_candidates",
+            "Candidates that the requests under way are expected to draw.",
+            registry=registry,
+        )
+        self._limit = Gauge(
+            "longthink_admission_limit",
+            "Candidates that may be under way at present.",
+            registry=registry,
+        )
+        self._tasks = Gauge(
+            "longthink_asyncio_tasks",
+            "Tasks of the event loop that answers requests.",
+            registry=registry,
+        )
         self._told_of_loss = False
+        self._spans_lost = Counter(
+            "longthink_spans_lost", "Spans that couldn't be sent.", registry=registry
+        )
+        self._ready = Gauge(
+            "longthink_ready",
+            "Whether this part of the service answers (1) or not (0).",
+            ["part"],
+            registry=registry,
+        )
+        self._wanted: Mapping[str, int] = {}
+        self._parts: set[str] = set()
+        self._engines = Gauge(
+            "longthink_engines",
+            "Engines, by their kind: those that answer, and how many there should be.",
+            ["kind", "state"],
+            registry=registry,
+        )
+
+    def trace(self, spans: Callable[[Callable[[int], None]], Spans]) -> None:
+        """Have spans made, too, by what `spans` makes, given what hears of those that are lost."""
+        self.spans = spans(self._spans_lost.inc)
+        self.watch = Watch([self.meters, self.spans])
+
+    def describe(self, version: str, model: str, engines: Mapping[str, int]) -> None:
+        """Say what runs here: `engines` is how many there should be of each kind."""
+        Info("longthink_build", "What runs here.", registry=self.registry).info(
+            {"version": version, "model": model}
+        )
+        for kind, count in engines.items():
+            self._engines.labels(kind, "wanted").set(count)
+        self._wanted = engines
+
+    def stands(self, parts: Mapping[str, bool], replicas: Iterable[str]) -> None:
+        """Say which parts answer, and which engines, by the names of their replicas."""
+        self._parts |= parts.keys()
+        for part in self._parts:
+            self._ready.labels(part).set(parts.get(part, False))
+        answering = Tally(name.partition("-")[0] for name in replicas)
+        for kind in self._wanted:
+            self._engines.labels(kind, "answering").set(answering[kind])
+
+    def left_alone(self, replicas: Iterable[str]) -> None:
+        """Say which engines get no work, as they failed, by the names of their replicas."""
+        alone = Tally(name.partition("-")[0] for name in replicas)
+        for kind in self._wanted:
+            self._engines.labels(kind, "left alone").set(alone[kind])
+
+    def admitted(self, waited: float) -> None:
+        """A request may begin, after so many seconds in the queue."""
+        self._queued_seconds.observe(waited)
+
+    def turned_away(self, reason: str) -> None:
+        """A request wasn't admitted."""
+        self._turned_away.labels(reason).inc()
+
+    def load(self, waiting: int, running: float, limit: float) -> None:
+        """How many requests wait, how many candidates run and may run."""
+        self._queue.set(waiting)
+        self._admitted.set(running)
+        self._limit.set(limit)
 
     def began(self) -> None:
         """A run was started."""
@@ -181,20 +307,25 @@ class Telemetry:
 
     def progressed(self, strategy: str, seconds: float) -> None:
         """A stream showed its first sign of work."""
-        self._first_progress.labels(strategy).observe(seconds)
+        self._first_progress.labels(strategy_name(strategy)).observe(seconds)
 
     def ended(self, end: Ended) -> None:
         """A run is over, whether or not anybody waited for it."""
         self._in_flight.dec()
-        self._seconds.labels(end.strategy).observe(end.seconds)
-        self._cancelled.labels(end.strategy).inc(end.cancelled_calls)
+        strategy = strategy_name(end.strategy)
+        self._seconds.labels(strategy).observe(end.seconds)
+        self._cancelled.labels(strategy).inc(end.cancelled_calls)
         stopped, spent = None, {}
-        if end.reply is not None:
-            stopped, spent = end.reply.outcome.stopped, self._spend(end.reply)
-        self._requests.labels(end.strategy, stopped or "", str(end.status)).inc()
+        if end.reply is None:
+            self.meters.booked(end.tenant, end.status, Cost())
+            self.watch.failed(end.request_id)
+        else:
+            stopped, spent = end.reply.outcome.stopped, self._spend(end, end.reply)
+        self._requests.labels(strategy, stopped or "", str(end.status)).inc()
         self.log.info(
             "answered" if end.status < 400 else "failed",
             request_id=end.request_id,
+            tenant=end.tenant,
             status=end.status,
             code=end.code,
             stream=end.stream,
@@ -202,11 +333,13 @@ class Telemetry:
             stopped=stopped,
             seconds=round(end.seconds, 4),
             **spent,
+            **self._content(end),
         )
 
-    def refused(self, *, status: int, code: str) -> None:
+    def refused(self, *, status: int, code: str, tenant: str = LOCAL.id) -> None:
         """A request ended before anything was started for it."""
         self._requests.labels("", "", str(status)).inc()
+        self.meters.booked(tenant, status, Cost())
         if code == "ledger_unavailable":
             self._ledger_refusals.inc()
         self.log.info("refused", status=status, code=code)
@@ -225,17 +358,31 @@ class Telemetry:
                 "trace events lost; longthink_trace_events_lost_total counts them", exc_info=error
             )
 
+    def busy(self, tasks: int) -> None:
+        """So many tasks are there at the moment of a scrape."""
+        self._tasks.set(tasks)
+
     def metrics(self) -> str:
         """The registry in Prometheus's text format."""
         return generate_latest(self.registry).decode()
 
-    def _spend(self, reply: Reply) -> dict[str, int]:
+    def _content(self, end: Ended) -> dict[str, str | None]:
+        """What was asked and answered, where the log is to have it."""
+        if not self._log_content:
+            return {}
+        best = None if end.reply is None else end.reply.outcome.best
+        return {"question": end.question, "reply": None if best is None else best.text}
+
+    def _spend(self, end: Ended, reply: Reply) -> dict[str, int]:
         spent = _new(reply)
+        self.meters.booked(end.tenant, end.status, spent)
+        if spent != Cost():
+            self.meters.answered(reply.effort.strategy, reply.spent, _confidence(reply))
         self._tokens.labels("prompt").inc(spent.prompt_tokens)
         self._tokens.labels("cached").inc(spent.cached_tokens)
         self._tokens.labels("completion").inc(spent.completion_tokens)
         self._tokens.labels("reward").inc(spent.reward_tokens)
-        self._candidates.labels(reply.effort.strategy).inc(spent.candidates)
+        self._candidates.labels(strategy_name(reply.effort.strategy)).inc(spent.candidates)
         self._micro_usd.inc(spent.micro_usd)
         return {
             "candidates": spent.candidates,

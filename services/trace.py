@@ -23,6 +23,7 @@ from planner.errors import LedgerUnavailable, LongthinkError
 from services import ending, recent
 from services.ending import Endings
 from services.recent import Recent
+from services.tenants import LOCAL, Tenant
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -44,8 +45,11 @@ class Kind(StrEnum):
     DECIDED = "decided"
     HURRIED = "hurried"  # there was just time for one more pass, and the search was told so
     STANDING = "standing"  # finished, planned, running, answer, confidence, votes, spent
-    CANCELLED = "cancelled"  # calls: the ids of those that are to end now
-    CLOSED = "closed"  # outcome, spent; reason, remarks: what of it the search couldn't know
+    HEDGED = "hedged"  # id of a task that takes long, call: the id of its second call, on the way
+    CANCELLED = "cancelled"  # calls: the ids of those that are to end now; why they are
+    # outcome, spent; reason, remarks: what of it the search couldn't know; unreported calls;
+    # choosing_seconds: how long it took to choose the answer
+    CLOSED = "closed"
     SETTLED = "settled"  # spent in the end, where calls had yet to report when it was closed
     SENT = "sent"  # budget, ops: what each call that may be sent now holds, see `services.journal`
     PAID = "paid"  # budget, ops: what each call that has ended cost
@@ -55,7 +59,8 @@ class Kind(StrEnum):
 
 
 _FENCED = """
-if redis.call('HGET', KEYS[2], 'runner') ~= ARGV[1] then return 0 end
+local runner = redis.call('HGET', KEYS[2], 'runner')
+if runner and runner ~= ARGV[1] then return 0 end
 for i = 3, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'seq', ARGV[i], 'seconds', ARGV[i + 1], 'kind', ARGV[i + 2],
     'data', ARGV[i + 3])
@@ -140,6 +145,8 @@ class Trace:
         if self._store is not None and kind is not Kind.TOKENS:
             self._store.write(self.id, event, self._runner)
         self.add(event)
+        if self._store is not None:
+            self._store.seen(self, event)
         return event
 
     def add(self, event: Event) -> None:
@@ -188,7 +195,8 @@ class Tail:
 class TraceStore:
     """Traces in Redis streams, each with a time to live of `ttl_seconds`.
 
-    `lost` is told how many events Redis didn't take, and why, each time that happens.
+    `lost` is told how many events Redis didn't take, and why, each time that happens. `seen` is
+    told every event of the traces that are written here, as it happens.
     """
 
     def __init__(
@@ -196,13 +204,15 @@ class TraceStore:
         redis: Redis,
         *,
         ttl_seconds: int = 3600,
-        lost: Callable[[int, RedisError], None] = lambda *_: None,
+        lost: Callable[[int, Exception], None] = lambda *_: None,
+        seen: Callable[[Trace, Event], None] = lambda *_: None,
     ) -> None:
         self._redis = redis
         self._ttl = ttl_seconds
         self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
         self._lost = lost
+        self.seen = seen
         self._endings: Endings | None = None
         self._late: list[_Entry] = []
 
@@ -277,12 +287,14 @@ class TraceStore:
         silent = seconds + micro / 1e6 - _added(mark)
         return Tail(tuple(_decode(fields) for _, fields in entries), mark, silent)
 
-    async def recent(self, most: int) -> list[Recent]:
-        """The newest requests, newest first.
+    async def recent(self, most: int, tenant: Tenant = LOCAL) -> list[Recent]:
+        """The newest requests that a tenant may see, newest first.
 
         Raises redis.exceptions.RedisError when Redis can't be reached.
         """
-        listed: list[Any] = await self._redis.zrevrange(recent.INDEX, 0, most - 1)
+        listed: list[Any] = await self._redis.zrevrange(
+            recent.INDEX if tenant.operator else recent.index(tenant.id), 0, most - 1
+        )
         ids = [_str(one) for one in listed]
         async with self._redis.pipeline(transaction=False) as pipe:
             _ = pipe.time()
@@ -317,6 +329,8 @@ class TraceStore:
                 self._late.clear()
             except RedisError as error:
                 self._failed(batch, error)
+            except Exception as error:  # noqa: BLE001  the writer serves all requests
+                self._failed(batch, error, again=False)
             else:
                 for entry in batch:
                     taken = (entry.trace_id, entry.runner) in refused
@@ -325,10 +339,12 @@ class TraceStore:
                 for _ in batch:
                     self._queue.task_done()
 
-    def _failed(self, batch: list[_Entry], error: RedisError) -> None:
-        """Tell of events that Redis didn't take, and keep those that a trace mustn't lack."""
+    def _failed(self, batch: list[_Entry], error: Exception, *, again: bool = True) -> None:
+        """Tell of events that Redis didn't take, and keep those that a trace mustn't lack: but not
+        where they can't be written at all.
+        """
         events = [entry for entry in batch if entry.event is not None]
-        late = [entry for entry in events if entry.runner is not None]
+        late = [entry for entry in events if again and entry.runner is not None]
         self._late += late
         if lost := len(events) - len(late):
             self._lost(lost, error)
@@ -387,7 +403,7 @@ def _encode(event: Event) -> dict[Any, Any]:
         "seq": event.seq,
         "seconds": repr(event.seconds),
         "kind": event.kind.value,
-        "data": json.dumps(event.data, ensure_ascii=False),
+        "data": json.dumps(event.data),  # in ASCII, so that nothing in it can fail to be encoded
     }
 
 

@@ -27,8 +27,9 @@ _HEALTH_PERIOD_SECONDS = 2.0
 _HEALTH_TIMEOUT_SECONDS = 30.0
 """Generous: on a machine where all cores are busy, a healthy replica may answer late."""
 
-_STOP_SECONDS = 2.0
-"""What a replica may take to end its calls when it is stopped."""
+_STOP_SECONDS = 30.0
+"""What a replica may take to end its calls when another takes its place. One without any ends at
+once."""
 
 
 def generators(options: GeneratorOptions) -> serve.Application:
@@ -56,9 +57,18 @@ def _deployment(replica: type, name: str, options: EngineOptions) -> serve.Appli
         health_check_timeout_s=_HEALTH_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=_STOP_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
+        max_surge_percent=one_of(options.replicas) if options.on_cpu else 0,
         **_resources(options),
     )
     return deployed(replica).bind(options)
+
+
+def one_of(replicas: int) -> int:
+    """One replica of so many, in percent: so many more there are while each is replaced in turn.
+
+    On GPUs there may be none to spare: there the old one goes first. Serve rounds up.
+    """
+    return max(1, 100 // replicas)
 
 
 def _routing() -> RequestRouterConfig:

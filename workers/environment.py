@@ -7,13 +7,23 @@ environment is its own too, and the engine's process inherits it.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from workers.options import EngineOptions
 
+REPLICA_PID = "_LONGTHINK_REPLICA_PID"
+"""The variable that says whose child the engine's process is, from before that one is there."""
+SCRATCH = "LONGTHINK_SCRATCH"
+"""Names the folder for sockets and files of the engines, where whoever starts them removes it."""
+
 
 def set_environment(options: EngineOptions) -> None:
     """Tell vLLM and its libraries what the engine's options can't."""
+    os.environ[REPLICA_PID] = str(os.getpid())
+    scratch = os.environ.get(SCRATCH)
+    if scratch is not None and Path(scratch).is_dir():
+        os.environ["TMPDIR"] = tempfile.tempdir = scratch
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if Path(options.model).is_dir():

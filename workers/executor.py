@@ -6,6 +6,7 @@ with all its memory, for nobody.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -13,7 +14,10 @@ import time
 
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from workers.environment import REPLICA_PID
+
 _PERIOD_SECONDS = 0.5
+_PR_SET_PDEATHSIG = 1
 
 
 class ReplicaExecutor(UniProcExecutor):
@@ -25,12 +29,27 @@ class ReplicaExecutor(UniProcExecutor):
     """
 
     def _init_executor(self) -> None:
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        _end_with(int(os.environ[REPLICA_PID]) if REPLICA_PID in os.environ else os.getppid())
         super()._init_executor()
 
 
 def _end_with(parent: int) -> None:
-    """End this process when `parent` isn't its parent any more."""
-    while os.getppid() == parent:
+    """Have this process end when `parent` isn't its parent any more, also if that is so already.
+
+    The kernel does that at once, even while this process is stopped and can do nothing itself; the
+    watch is for where it can't be asked to.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _end_unless_under(parent)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while True:
         time.sleep(_PERIOD_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
+        _end_unless_under(parent)
+
+
+def _end_unless_under(parent: int) -> None:
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -93,7 +93,8 @@ class FakePool:
     """One worker that does what `write`, `judge` and `compare` say.
 
     Without `judge` it grades nothing, without `compare` it compares nothing. With `plan` there is a
-    planner beside it, which does what that says and has a chat template of its own.
+    planner beside it, which does what that says and has a chat template of its own. With `others`
+    a call can be tried on another worker as well: what comes of that is told by its `rival`.
     """
 
     def __init__(
@@ -105,12 +106,14 @@ class FakePool:
         plan: Callable[[Generate], Script] | None = None,
         context: int = 4096,
         worker: str = "fake",
+        others: bool = False,
     ) -> None:
         self._write = write
         self._judge = judge
         self._compare = compare
         self._plan = plan
         self._context = context
+        self._others = others
         self._worker = worker
         self._planner = worker if plan is None else f"{worker}-planner"
         self._totals: dict[str, Counter[str]] = {
@@ -176,6 +179,10 @@ class FakePool:
         """See `workers.ports.Pool`."""
         ruling = self._compare or _no_compare
         return self._carry([_Comparing(call, ruling(call), self._worker) for call in batch])
+
+    def elsewhere(self, call_id: str) -> bool:
+        """See `workers.ports.Pool`."""
+        return self._others and call_id in self._running
 
     async def cancel(self, ids: Collection[str]) -> None:
         """See `workers.ports.Pool`."""

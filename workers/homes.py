@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 from workers.messages import Branch
@@ -22,6 +23,11 @@ none, and of how many calls each replica has in flight, it makes the replica of 
 SPARE = 4
 """Calls that a replica may have in flight, beyond twice those of the least busy one, before
 branches that live there move."""
+
+_CONSIDERED = 64
+"""Replicas among which the least busy is looked for, and at least one a call. Of more than that it
+is those that were given no calls for longest, and those where the branches live: so a choice takes
+no longer among a thousand replicas."""
 
 _MOST = 16_384
 """Nodes that are remembered. Each takes a few hundred bytes."""
@@ -63,25 +69,39 @@ class Homes:
         self.replicas = replicas
         self._place = place
         self._most = most
-        self._names: dict[str, None] = {}
+        self._names: OrderedDict[str, None] = OrderedDict()
+        """The one that was given calls last comes last."""
         self._lives: OrderedDict[Branch, str] = OrderedDict()
 
     def share(
-        self, branches: Sequence[Branch], loads: Mapping[str, int]
+        self, branches: Sequence[Branch], loads: Mapping[str, int], rival: str = ""
     ) -> list[tuple[str, list[int]]]:
         """Whose turn each call is: replicas, each with the places of its calls in the batch.
 
         `loads` are the calls in flight by replica; those under "" are on their way to one that
-        isn't known yet, and so is a share under "".
+        isn't known yet, and so is a share under "". Nothing is for the replica `rival`.
         """
-        slots = [*self._names, *[""] * (self.replicas - len(self._names))]
+        lives = [self._home(branch) for branch in branches]
+        slots = self._considered(lives)
+        if rival:
+            slots = [name for name in slots if name != rival] or [""]
         number = {name: slot for slot, name in enumerate(slots) if name}
-        homes = [number.get(self._home(branch)) for branch in branches]
+        homes = [number.get(name) for name in lives]
         chosen = self._place(homes, [loads.get(name, 0) for name in slots])
         shares: list[list[int]] = [[] for _ in slots]
         for index, slot in enumerate(chosen):
             shares[slot].append(index)
         return [(name, share) for name, share in zip(slots, shares, strict=True) if share]
+
+    def _considered(self, lives: Sequence[str]) -> list[str]:
+        """The replicas to choose from, "" for each that isn't known yet."""
+        most = max(_CONSIDERED, len(lives))
+        unknown = min(self.replicas - len(self._names), most)
+        known = list(self._names)
+        if len(known) > most:
+            idle = islice(self._names, most)
+            known = list(dict.fromkeys((*(name for name in lives if name), *idle)))
+        return [*known, *[""] * unknown]
 
     def settle(self, replica: str, branches: Iterable[Branch], meant: str = "") -> None:
         """A replica has taken calls of these branches. `meant` is the one they were sent to."""

@@ -6,7 +6,7 @@ and what it made; every call ends in exactly one `Generated` or `Graded`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from planner.domain import Code, Floor, Writer
@@ -40,7 +40,9 @@ class Generate:
     calls that wait, those of the lowest `priority` run first. With a `schema` it is JSON that keeps
     to that, and no other call continues it. `branch` is the node that it writes, whose KV cache
     lies where its parent was written; empty, it may as well run anywhere. `writer` is whose model
-    writes it, in whose tokens `prompt_ids` are.
+    writes it, in whose tokens `prompt_ids` are. What was read for one `cache_salt` is taken from
+    the prefix cache for no other. It is sent to another worker than the one that has the call
+    `rival`, of which it is a second try.
     """
 
     id: str
@@ -59,6 +61,8 @@ class Generate:
     schema: str | None = None
     branch: Branch = ()
     writer: Writer = "reasoner"
+    cache_salt: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,19 @@ class Tokens:
     id: str
     text: str
     token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a call took its worker, in seconds by the worker's own clock.
+
+    Until it was `queued` no more and the engine worked on it, and until its `first` token, both
+    counted from its place in the engine's queue; None where the engine didn't say.
+    """
+
+    seconds: float
+    queued: float | None = None
+    first: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +111,7 @@ class Generated:
     worker: str = ""
     error: str | None = None
     lost: bool = False
+    timing: Timing | None = field(default=None, compare=False)
 
 
 GenerationEvent: TypeAlias = Tokens | Generated
@@ -105,8 +123,9 @@ class Grade:
 
     `steps` are its text without the `delimiter` that stood between them: a process reward model
     reads its step tags there, an outcome reward model the delimiters. `max_tokens` is what it may
-    read; what takes more isn't scored, and the reply says how many tokens it needs. `branch` is
-    the node that it grades: a reward model has read its parent where that was graded.
+    read; what takes more isn't scored, and the reply says how many tokens it needs. Of calls that
+    wait, those of the lowest `priority` run first. `branch` is the node that it grades: a reward
+    model has read its parent where that was graded. `cache_salt` as in `Generate`.
     """
 
     id: str
@@ -114,7 +133,9 @@ class Grade:
     steps: tuple[str, ...]
     max_tokens: int
     delimiter: str = "\n"
+    priority: int = 0
     branch: Branch = ()
+    cache_salt: str = ""
 
 
 GradeFinish: TypeAlias = Literal["done", "unaffordable", "cancelled", "failed"]
@@ -139,6 +160,7 @@ class Graded:
     worker: str = ""
     error: str | None = None
     lost: bool = False
+    timing: Timing | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ class EngineOptions:
     `gpu_memory_utilization` is the share of a GPU's memory. The KV cache is kept in blocks of
     `block_size` tokens, and only full ones are used again. At most `max_queued_requests` are in an
     engine at once, running or waiting, and none is added while prompts of `max_queued_tokens`
-    tokens wait: what exceeds either is refused at once. `extra` holds further vLLM engine
+    tokens wait: what exceeds either is refused at once. An engine that has work and finishes no
+    step of it for `silence_seconds` hangs, and is replaced. `extra` holds further vLLM engine
     arguments by name, over all others.
     """
 
@@ -44,6 +45,7 @@ class EngineOptions:
     max_num_batched_tokens: int | None = None
     max_queued_requests: int = 1024
     max_queued_tokens: int = 1_000_000
+    silence_seconds: float = 30.0
     enforce_eager: bool = True
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = False

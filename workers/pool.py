@@ -2,13 +2,15 @@
 
 Owns how a batch is shared between replicas, which is one Ray call for each, and how what comes back
 becomes one stream. What always holds: each call ends in exactly one result, also when its replica
-dies, hangs in its start or was never there; and when the stream is closed, nothing of it goes on in
-an engine.
+dies, hangs or was never there; and when the stream is closed, nothing of it goes on in an engine. A
+replica that says nothing for too long has lost what it was given, and gets nothing more while there
+is another, until it is found to be well again (see `workers.breaker`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -32,6 +34,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from planner.domain import Writer
 from planner.errors import InvalidOption, WorkersUnavailable
+from workers.breaker import Breaker, Breakers
 from workers.homes import Homes, Place, by_home
 from workers.messages import (
     Generate,
@@ -56,6 +59,19 @@ _GRACE_SECONDS = 0.1
 """How long a batch whose calls were all cancelled before a replica took it is still waited for:
 one that has just been taken should say by itself what it cost."""
 
+_BACKUP_SECONDS = 2.0
+"""What any replica can do, and costs nothing, is asked of a second one after so long, then of a
+third: the first may hang."""
+
+_ASKED = 3
+"""How many are asked side by side at most."""
+
+_FIRST_PAUSE_SECONDS = 0.1
+"""How long after one was lost another is asked; twice as long each time."""
+
+_PROBE_SECONDS = 3.0
+"""How long a probe for a reward model waits to be taken."""
+
 _READY_SECONDS = 5.0
 """An engine that takes longer to say that it is there isn't ready."""
 
@@ -64,12 +80,23 @@ class _LostError(Exception):
     """The replica that had a batch is gone, or none took it."""
 
 
+class _SilentError(_LostError):
+    """The replica that has a batch says nothing any more."""
+
+
+class _AbsentError(_LostError):
+    """No replica took a batch."""
+
+
 class ServePool:
     """Generators, and planners, reward models and a verifier if there are any, as one.
 
     `generators`, `planners` and `rewards` are how many replicas a batch is shared between, and
     `place` says which of its calls goes to which (see `workers.homes`). A batch that no replica
-    takes within `patience_seconds` is lost.
+    takes within `patience_seconds` is lost, and so is what a replica has that says nothing for
+    `silence_seconds`. A search does without its grades rather than wait for a reward model: only
+    the first batch waits for `grading_patience_seconds`, and while none is there all others fail at
+    once.
     """
 
     def __init__(
@@ -82,20 +109,24 @@ class ServePool:
         planners: int = 1,
         rewards: int = 1,
         patience_seconds: float = 30.0,
+        grading_patience_seconds: float = 10.0,
+        silence_seconds: float = 35.0,
         verifier: Verifier | None = None,
         place: Place = by_home,
     ) -> None:
+        patience = _Patience(patience_seconds, silence_seconds)
         homes = Homes(generators, place)
-        self._reasoners = _Crew("generator", generator, "generate", Generated, homes)
+        self._reasoners = _Crew("generator", generator, "generate", Generated, homes, patience)
         self._planners = (
             None
             if planner is None
-            else _Crew("planner", planner, "generate", Generated, Homes(planners, place))
+            else _Crew("planner", planner, "generate", Generated, Homes(planners, place), patience)
         )
+        grading = _Patience(grading_patience_seconds, silence_seconds, dispensable=True)
         self._graders = (
             None
             if reward is None
-            else _Crew("reward model", reward, "grade", Graded, Homes(rewards, place))
+            else _Crew("reward model", reward, "grade", Graded, Homes(rewards, place), grading)
         )
         self._patience = patience_seconds
         self._verifier = verifier
@@ -122,15 +153,17 @@ class ServePool:
     ) -> Prompt:
         """See `workers.ports.Pool`."""
         crew = self._crew_of(writer)
-        call = partial(crew.handle.prepare.remote, messages)
-        prompt: Prompt = await self._patiently(crew, _detached(call))
+        prompt: Prompt = await self._patiently(
+            crew, lambda: crew.handle.prepare.remote(messages, avoid=crew.avoided())
+        )
         return prompt
 
     async def encode(self, text: str, writer: Writer = "reasoner") -> tuple[int, ...]:
         """See `workers.ports.Pool`."""
         crew = self._crew_of(writer)
-        call = partial(crew.handle.encode.remote, text)
-        token_ids: tuple[int, ...] = await self._patiently(crew, _detached(call))
+        token_ids: tuple[int, ...] = await self._patiently(
+            crew, lambda: crew.handle.encode.remote(text, avoid=crew.avoided())
+        )
         return token_ids
 
     def _crew_of(self, writer: Writer) -> _Crew:
@@ -138,10 +171,9 @@ class ServePool:
             return self._planners
         return self._reasoners
 
-    async def _patiently(self, crew: _Crew, reply: Awaitable[Any]) -> Any:
+    async def _patiently(self, crew: _Crew, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
-            async with asyncio.timeout(self._patience):
-                return await reply
+            return await _first(call, self._patience)
         except InvalidOption as refused:
             # Ray hands on a wrapper, with a remote traceback for a message.
             raise getattr(refused, "cause", refused) from None
@@ -178,11 +210,37 @@ class ServePool:
                 flights[id(flight)] = flight
         await asyncio.gather(*(flight.cancel(self._patience) for flight in flights.values()))
 
+    def elsewhere(self, call_id: str) -> bool:
+        """See `workers.ports.Pool`."""
+        flight = self._flights.get(call_id)
+        if flight is None or call_id not in flight.calls or not flight.replica:
+            return False
+        return flight.crew.others(flight.replica) > 0
+
     def _send(self, *orders: tuple[_Crew, Sequence[AnyCall]]) -> AsyncIterator[Any]:
-        flights = [flight for crew, calls in orders for flight in crew.share(calls)]
+        flights = [
+            flight
+            for crew, calls in orders
+            for rival, alike in _by_rival(calls)
+            for flight in crew.share(alike, self._replica_of(rival))
+        ]
         for flight in flights:
             self._flights.update((call_id, flight) for call_id in flight.calls)
-        return _merged([flight.events(self._patience) for flight in flights])
+        return _merged([flight.events() for flight in flights])
+
+    def _replica_of(self, call_id: str) -> str:
+        """The replica that has this call; "" where that isn't known."""
+        flight = self._flights.get(call_id)
+        return "" if flight is None else flight.replica
+
+    def breakers(self) -> dict[str, str]:
+        """The replicas that are left alone now ("open"), or being tried again ("half-open")."""
+        now = time.monotonic()
+        return {
+            name: state
+            for crew in self._crews()
+            for name, state in crew.breakers.states(now).items()
+        }
 
     async def counters(self) -> dict[str, dict[str, int]]:
         """The engines' own counters, by the name of the replica.
@@ -200,25 +258,48 @@ class ServePool:
 
     async def ready(self) -> bool:
         """Whether as many engines answer as there should be."""
-        wanted = sum(crew.homes.replicas for crew in self._crews())
         try:
-            return len(await self._ask_all("counters", _READY_SECONDS)) >= wanted
+            answers = await self._ask_crews("counters", _READY_SECONDS)
         except WorkersUnavailable:
             return False
+        for crew, answered in answers:
+            if answered:
+                crew.presence.well()  # what is found ready isn't left alone any longer
+        return all(len(answered) >= crew.homes.replicas for crew, answered in answers)
 
     def _crews(self) -> list[_Crew]:
         crews = (self._reasoners, self._planners, self._graders)
         return [crew for crew in crews if crew is not None]
 
-    async def _ask_all(self, method: str, seconds: float | None = None) -> list[tuple[str, Any]]:
+    async def _ask_all(self, method: str) -> list[tuple[str, Any]]:
+        answers = await self._ask_crews(method, self._patience)
+        return [answer for _, answered in answers for answer in answered]
+
+    async def _ask_crews(
+        self, method: str, seconds: float
+    ) -> list[tuple[_Crew, list[tuple[str, Any]]]]:
+        """What the replicas of each kind answer. Raises WorkersUnavailable unless all do."""
+        crews = self._crews()
         try:
-            async with asyncio.timeout(seconds or self._patience):
+            async with asyncio.timeout(seconds):
                 answers = await asyncio.gather(
-                    *(crew.handle.broadcast(method).results_async() for crew in self._crews())
+                    *(crew.handle.broadcast(method).results_async() for crew in crews)
                 )
         except (TimeoutError, *_TRANSPORT_ERRORS) as lost:
             raise WorkersUnavailable(f"An engine doesn't answer: {_summary(lost)}") from lost
-        return [answer for of_handle in answers for answer in of_handle]
+        return list(zip(crews, answers, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """How long a batch waits to be taken, and a replica that has it may be silent, in seconds.
+
+    What is `dispensable` isn't waited for any more once it was found to be gone.
+    """
+
+    taken: float
+    silence: float
+    dispensable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +314,73 @@ class _Crew:
     method: str
     ending: type[Generated] | type[Graded]
     homes: Homes
+    patience: _Patience
+    breakers: Breakers = field(default_factory=Breakers)
+    presence: Breaker = field(default_factory=Breaker)
+    """Of all of them: open while no replica is there."""
     flights: WeakSet[_Flight] = field(default_factory=WeakSet)
 
-    def share(self, calls: Sequence[AnyCall]) -> list[_Flight]:
-        """The calls split between the replicas, on their way from now on."""
-        shares = self.homes.share([call.branch for call in calls], self._loads())
-        flights = [_Flight(self, name, [calls[at] for at in share]) for name, share in shares]
+    def share(self, calls: Sequence[AnyCall], rival: str = "") -> list[_Flight]:
+        """The calls split between the replicas, on their way from now on; none to `rival`."""
+        for name in self.avoided():
+            self.homes.leave(name)
+        flights = []
+        now = time.monotonic()
+        if calls and not rival and (probe := self.breakers.probe(now)):
+            flights.append(_Flight(self, probe, calls[:1], probed=now))
+            calls = calls[1:]
+        shares = self.homes.share([call.branch for call in calls], self._loads(), rival)
+        flights += [
+            _Flight(self, name, [calls[at] for at in share], rival) for name, share in shares
+        ]
         self.flights.update(flights)
         return flights
+
+    def avoided(self) -> tuple[str, ...]:
+        """The replicas to which nothing goes that another can take."""
+        return self.breakers.shut(time.monotonic())
+
+    def others(self, replica: str) -> int:
+        """How many replicas there should be beside this one and those that are avoided."""
+        return self.homes.replicas - len({replica, *self.avoided()})
+
+    def wait(self, now: float) -> float:
+        """How long a batch may wait now until it is taken; 0 where none is there to take it."""
+        if not self.patience.dispensable:
+            return self.patience.taken
+        if not self.presence.allows(now):
+            return 0.0
+        if self.presence.state(now) == "closed":
+            return self.patience.taken
+        self.presence.sent(now)
+        return min(_PROBE_SECONDS, self.patience.taken)
+
+    def took(self, replica: str, home: str) -> None:
+        """A replica has taken a batch that was meant for `home`."""
+        self.presence.well()
+        if home != replica:
+            self.breakers.well(home)  # it is gone
+
+    def ended(self, replica: str, *, lost: bool) -> None:
+        """A replica has ended a call."""
+        if lost:
+            self.breakers.of(replica).lost(time.monotonic())
+        else:
+            self.breakers.well(replica)
+
+    def lost(self, replica: str, how: _LostError) -> None:
+        """A batch was lost, by this replica if that is known."""
+        if isinstance(how, _AbsentError):
+            self.presence.lost(time.monotonic(), hung=True)
+        self.homes.leave(replica)
+        if replica:
+            hung = isinstance(how, _SilentError | _AbsentError)
+            self.breakers.of(replica).lost(time.monotonic(), hung=hung)
+
+    def withdrawn(self, home: str, probed: float, waited: float) -> None:
+        """A flight is over. If it was a probe and nothing was heard of it, another may follow."""
+        self.breakers.withdrawn(home, probed)
+        self.presence.withdrawn(waited)
 
     def _loads(self) -> Counter[str]:
         """The calls in flight by replica; "" has those for which none is known yet."""
@@ -253,13 +393,24 @@ class _Crew:
 class _Flight:
     """A share of a batch on its way to one replica, and its calls that haven't ended.
 
-    `home` is the replica that should take it, "" for any.
+    `home` is the replica that should take it, "" for any; `rival` one that shouldn't; `probed` when
+    it was made a probe of its home.
     """
 
-    def __init__(self, crew: _Crew, home: str, share: Sequence[AnyCall]) -> None:
+    def __init__(
+        self,
+        crew: _Crew,
+        home: str,
+        share: Sequence[AnyCall],
+        rival: str = "",
+        probed: float = 0.0,
+    ) -> None:
         self.calls: dict[str, AnyCall] = {call.id: call for call in share}
-        self._crew = crew
+        self.crew = crew
         self._home = home
+        self._rival = rival
+        self._probed = probed
+        self._waited = 0.0
         self._replica = ""
         self._dropped: set[str] = set()
         self._unwanted = asyncio.Event()
@@ -282,49 +433,66 @@ class _Flight:
             return
         try:
             async with asyncio.timeout(patience):
-                call = partial(self._crew.handle.cancel.remote, sorted(ids), replica=self._replica)
+                call = partial(self.crew.handle.cancel.remote, sorted(ids), replica=self._replica)
                 await _detached(call)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
         except (TimeoutError, *_TRANSPORT_ERRORS):
             # The replica is going, and its calls with it, which is all that was wanted.
             return
 
-    async def events(self, patience: float) -> AsyncIterator[Any]:
+    async def events(self) -> AsyncIterator[Any]:
         """All that comes of it. Whatever happens, each call comes to its end."""
         why = "The replica ended the batch before its time."
         try:
-            async with aclosing(self._carried(patience)) as carried:
+            async with aclosing(self._carried()) as carried:
                 async for event in carried:
                     yield event
         except _LostError as lost:
-            self._crew.homes.leave(self.replica)
+            self.crew.lost(self.replica, lost)
             why = str(lost)
         finally:
             # What its reader left in it is no load any more, however long something refers to it.
-            self._crew.flights.discard(self)
+            self.crew.flights.discard(self)
+            self.crew.withdrawn(self._home, self._probed, self._waited)
         for ended in self._end(self.calls, "failed", error=why, lost=True):
             yield ended
 
-    async def _carried(self, patience: float) -> AsyncGenerator[Any, None]:
+    async def _carried(self) -> AsyncGenerator[Any, None]:
         """What a replica makes of it, and of what was dropped before one could."""
         for ended in self._end(self._dropped, "cancelled"):
             yield ended
         batch = tuple(self.calls.values())
         if not batch:
             return
-        async with aclosing(_items(self._crew, batch, self._home)) as items:
+        self._waited = time.monotonic()
+        if not (patience := self.crew.wait(self._waited)):
+            # Nothing was sent: it cost nothing, and another try would find as little.
+            error = f"No {self.crew.name} is there."
+            for ended in self._end(self.calls, "failed", error=error):
+                yield ended
+            return
+        async with aclosing(_items(self.crew, batch, self._home, self._rival)) as items:
             if not await self._taken(items, patience):
                 for ended in self._end(self._dropped, "cancelled"):
                     yield ended
                 return
-            self._crew.homes.settle(self._replica, (call.branch for call in batch), self._home)
+            self.crew.took(self._replica, self._home)
+            self.crew.homes.settle(self._replica, (call.branch for call in batch), self._home)
             await self.cancel(patience)
-            async for group in items:
+            async for group in _heard(items, self.crew.patience.silence):
                 for event in group:
-                    if isinstance(event, self._crew.ending):
-                        call = self.calls.pop(event.id)
-                        if event.lost:
-                            self._crew.homes.evict(call.branch)
+                    self._note(event)
                     yield event
+
+    def _note(self, event: Any) -> None:
+        """Take in what an event says of its call, and of the replica."""
+        if isinstance(event, self.crew.ending):
+            call = self.calls.pop(event.id)
+            self.crew.ended(self._replica, lost=event.lost)
+            if event.lost:
+                self.crew.homes.evict(call.branch)
 
     def _end(
         self, ids: Collection[str], finish: Literal["cancelled", "failed"], **more: Any
@@ -333,7 +501,7 @@ class _Flight:
         ended = [call_id for call_id in self.calls if call_id in ids]
         for call_id in ended:
             del self.calls[call_id]
-        return [self._crew.ending(it, finish, worker=self._replica, **more) for it in ended]
+        return [self.crew.ending(it, finish, worker=self._replica, **more) for it in ended]
 
     async def _taken(self, items: AsyncIterator[Any], patience: float) -> bool:
         """Wait until a replica takes it; False when nobody wants it any more before.
@@ -351,7 +519,7 @@ class _Flight:
                 return True
             if unwanted.done():
                 return False
-            raise _LostError(f"No replica took it within {patience:g} seconds.")
+            raise _AbsentError(f"No {self.crew.name} took it within {patience:g} seconds.")
         finally:
             taken.cancel()
             unwanted.cancel()
@@ -368,27 +536,98 @@ async def _unverified(batch: Sequence[Verify]) -> AsyncIterator[Verified]:
         yield Verified(call.id, "failed", error="There is no verifier in this profile.")
 
 
-async def _items(crew: _Crew, batch: tuple[AnyCall, ...], home: str) -> AsyncGenerator[Any, None]:
+def _by_rival(calls: Sequence[AnyCall]) -> list[tuple[str, list[AnyCall]]]:
+    """The calls, apart by the call that they are a second try of; "" has all others."""
+    alike: dict[str, list[AnyCall]] = {}
+    for call in calls:
+        alike.setdefault(call.rival if isinstance(call, Generate) else "", []).append(call)
+    return list(alike.items())
+
+
+async def _first(call: Callable[[], Awaitable[Item]], seconds: float) -> Item:
+    """What whichever replica answers first says. Another is asked where one is slow, or lost.
+
+    Raises what the last one raised, or TimeoutError, when none has answered after so many seconds,
+    and at once what isn't the replica's doing.
+    """
+    clock = asyncio.get_running_loop().time
+    until, pause = clock() + seconds, _FIRST_PAUSE_SECONDS
+    asked: set[asyncio.Future[Item]] = set()
+    lost: BaseException | None = None
+    try:
+        while (left := until - clock()) > 0:
+            if len(asked) < _ASKED:
+                asked.add(asyncio.ensure_future(_detached(call)))
+            done, asked = await asyncio.wait(
+                asked, timeout=min(left, _BACKUP_SECONDS), return_when="FIRST_COMPLETED"
+            )
+            for reply in done:
+                if not _is_lost(reply):
+                    return reply.result()
+                lost = None if reply.cancelled() else reply.exception()
+            if done:
+                # Those that are being replaced are known as gone a moment later.
+                await asyncio.sleep(min(pause, max(0.0, until - clock())))
+                pause = min(2 * pause, _BACKUP_SECONDS)
+    finally:
+        for reply in asked:
+            reply.cancel()
+    raise lost or TimeoutError("None of them answered.")
+
+
+def _is_lost(reply: asyncio.Future[Any]) -> bool:
+    """Whether it is the replica that went wrong, and another may do better."""
+    if reply.cancelled():  # which Serve also says of a replica that was told to stop
+        return True
+    error = reply.exception()
+    return isinstance(error, _TRANSPORT_ERRORS) and not isinstance(error, InvalidOption)
+
+
+async def _heard(
+    items: AsyncGenerator[Any, None], silence: float
+) -> AsyncGenerator[tuple[Any, ...], None]:
+    """The groups of events as they come. Raises _SilentError when none does for too long."""
+    while True:
+        try:
+            async with asyncio.timeout(silence):
+                group = await anext(items, None)
+        except TimeoutError:
+            raise _SilentError(f"The replica said nothing for {silence:g} seconds.") from None
+        if group is None:
+            return
+        yield group
+
+
+async def _items(
+    crew: _Crew, batch: tuple[AnyCall, ...], home: str, rival: str
+) -> AsyncGenerator[Any, None]:
     """What the replica that takes the batch streams. Closed early, it cancels the batch there.
 
     Raises _LostError when the replica is lost.
     """
     handle = crew.handle.options(method_name=crew.method, stream=True)
-    call = partial(handle.remote, batch, home=home)
+    avoid = tuple(name for name in (*crew.avoided(), rival) if name not in ("", home))
+    call = partial(handle.remote, batch, home=home, avoid=avoid)
     response = cast("DeploymentResponseGenerator[Any]", _detached(call))
     try:
         async for item in response:
             yield item
     except asyncio.CancelledError:
-        # Serve says this too when it is the replica that was told to stop.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if _is_cancelled():
             raise
         raise _LostError("The replica was stopped.") from None
     except _TRANSPORT_ERRORS as lost:
         raise _LostError(_summary(lost)) from lost
     finally:
         response.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Whether a CancelledError is for this task. Serve raises it, too, where it is the replica that
+    was told to stop.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _detached(call: Callable[[], Item]) -> Item:

@@ -47,6 +47,9 @@ class Pool(Protocol):
         nothing is raised for a single failed call. Closing the iterator cancels what still runs.
         """
 
+    def elsewhere(self, call_id: str) -> bool:
+        """Whether there is another worker than the one that has this call, to try it on."""
+
     async def cancel(self, ids: Collection[str]) -> None:
         """End these calls now. Each still yields its result, with what it came to until then.
 

@@ -31,12 +31,12 @@ class Reward(EngineReplica):
         self._scorer: Scorer = self._scoring.Scorer(self._llm, options, self._worker)
 
     async def grade(
-        self, batch: tuple[Grade, ...], home: str = ""
+        self, batch: tuple[Grade, ...], home: str = "", avoid: tuple[str, ...] = ()
     ) -> AsyncIterator[str | tuple[Graded, ...]]:
         """Score the batch: this replica's name, then groups of results.
 
-        Closing it, or cancelling the task that reads it, drops what is still being read. `home` is
-        for the router: the replica that should run it, if that can be.
+        Closing it, or cancelling the task that reads it, drops what is still being read. `home` and
+        `avoid` are for the router: the replica that should run it, and those that should not.
         """
         calls = [self._scoring.Scoring(request) for request in batch]
         async with aclosing(self._carry(calls, self._scorer.run, asyncio.Queue())) as groups:

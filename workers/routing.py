@@ -3,7 +3,7 @@
 Owns the choice alone; queues, retries and health are Ray Serve's. A call that names a replica
 goes to that one as long as it lives, and one that names a home goes there if that one answers; any
 other goes to the replica that has the least of this caller's work, counted in requests of a batch,
-not in batches.
+not in batches. Those that a call names as to be avoided come last, whatever they have to do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ REPLICA = "replica"
 
 HOME = "home"
 """The keyword argument by which a call names the replica that it should go to if that can be."""
+
+AVOID = "avoid"
+"""The keyword argument by which a call names the replicas that should have it only if no other can.
+"""
 
 
 def name_of(replica: ReplicaID) -> str:
@@ -67,7 +71,13 @@ class EngineRouter(RequestRouter):
                 return [[replica]]
         home = pending_request.kwargs.get(HOME)
         ranked = self._by_load(candidate_replicas)
-        ranked.sort(key=lambda replica: name_of(replica.replica_id) != home)
+        avoided = pending_request.kwargs.get(AVOID, ())
+
+        def last(replica: RunningReplica) -> tuple[bool, bool]:
+            name = name_of(replica.replica_id)
+            return name in avoided, name != home
+
+        ranked.sort(key=last)
         if ranked:
             self._charge(ranked[0].replica_id, pending_request)
         return [[replica] for replica in ranked]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
 from jinja2 import TemplateError
@@ -27,10 +28,11 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.stats import RequestStateStats
 
 from planner.confidence import Watch
 from planner.errors import InvalidOption, PromptTooLong
-from workers.messages import Generate, Generated, GenerationEvent, Prompt, Tokens
+from workers.messages import Generate, Generated, GenerationEvent, Prompt, Timing, Tokens
 
 Finish: TypeAlias = Literal["stop", "step", "length", "doubtful", "cancelled", "failed"]
 Messages: TypeAlias = tuple[tuple[str, str], ...]
@@ -98,7 +100,7 @@ class Sampler:
         step_ids = self._step_ids(request)
         try:
             async for output in self._llm.generate(
-                tokens_input(list(request.prompt_ids)),
+                tokens_input(list(request.prompt_ids), cache_salt=request.cache_salt or None),
                 call.parameters(step_ids),
                 request.id,
                 priority=request.priority,
@@ -195,6 +197,8 @@ class Sampling:
         self._said = 0  # characters of `text` that were streamed
         self._sent = 0  # tokens that were streamed
         self._cached = 0
+        self._began = perf_counter()
+        self._stats: RequestStateStats | None = None
         self._logprob: float | None = None
         self._top_logprobs: list[tuple[float, ...]] = []
         self._watch = Watch(request.floor, request.confidences)
@@ -242,6 +246,7 @@ class Sampling:
         self.text += new.text
         self.token_ids += new.token_ids
         self._cached = output.num_cached_tokens or 0
+        self._stats = output.metrics
         self._logprob = new.cumulative_logprob
         top_logprobs = _top(new.logprobs, self.request.top_logprobs)
         self._top_logprobs += top_logprobs
@@ -272,6 +277,7 @@ class Sampling:
             cached_tokens=self._cached if counted else 0,
             completion_tokens=len(self.token_ids),
             worker=worker,
+            timing=_timing(perf_counter() - self._began, self._stats),
         )
 
     def failed(self, error: str, worker: str, *, lost: bool = False) -> Generated:
@@ -285,6 +291,18 @@ class Sampling:
             self._emit(Tokens(self.request.id, text, token_ids))
         self._said += len(text)
         self._sent += len(token_ids)
+
+
+def _timing(seconds: float, stats: RequestStateStats | None) -> Timing:
+    """How long it took, and what the engine says of when; a moment that never came is 0 there."""
+    since = stats.queued_ts if stats is not None else 0.0
+    if stats is None or not since:
+        return Timing(seconds)
+    return Timing(
+        seconds,
+        queued=stats.scheduled_ts - since if stats.scheduled_ts else None,
+        first=stats.first_token_ts - since if stats.first_token_ts else None,
+    )
 
 
 def _end_ids(llm: AsyncLLM) -> tuple[int, ...]:

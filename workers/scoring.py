@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 from vllm.exceptions import GracefulHTTPError
@@ -24,7 +25,7 @@ from vllm.pooling_params import PoolingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from workers.messages import Grade, Graded, GradeFinish
+from workers.messages import Grade, Graded, GradeFinish, Timing
 from workers.options import RewardOptions
 from workers.step_scores import StepScores, prefix_names
 
@@ -36,6 +37,7 @@ class Scoring:
         self.id = request.id
         self.request = request
         self.cancelled = False
+        self.began = perf_counter()
         self.spent = 0
         """The tokens that the engine has counted for it."""
 
@@ -101,7 +103,7 @@ class Scorer:
         ends = [place for place, token_id in enumerate(token_ids) if token_id == self._tag_id]
         if len(ends) != steps:
             raise ValueError(f"{len(ends)} step tags came to stand after {steps} steps.")
-        names = prefix_names(token_ids, ends)
+        names = prefix_names(token_ids, ends, call.request.cache_salt)
         cached = 0
         missed = self._scores.missed(names)
         for whole in (missed, True):
@@ -151,7 +153,9 @@ class Scorer:
     ) -> PoolingRequestOutput[Any] | None:
         """What the engine makes of it; None if it was cancelled before that, and never counted."""
         read: PoolingRequestOutput[Any] | None = None
-        async for output in self._llm.encode(tokens_input(token_ids), params, call.id):
+        prompt = tokens_input(token_ids, cache_salt=call.request.cache_salt or None)
+        priority = call.request.priority
+        async for output in self._llm.encode(prompt, params, call.id, priority=priority):
             read = output
         if read is not None and read.outputs.data.numel():
             call.spent += len(token_ids)
@@ -180,7 +184,15 @@ class Scorer:
         return text.replace(self._tag, "") if self._tag else text
 
     def _ended(self, call: Scoring, finish: GradeFinish, **more: Any) -> Graded:
-        return Graded(call.id, finish, reward_tokens=call.spent, worker=self._worker, **more)
+        timing = Timing(perf_counter() - call.began)
+        return Graded(
+            call.id,
+            finish,
+            reward_tokens=call.spent,
+            worker=self._worker,
+            timing=timing,
+            **more,
+        )
 
     def _failed(self, call: Scoring, error: str, *, lost: bool = False) -> Graded:
         return self._ended(call, "failed", error=error, lost=lost)

@@ -56,12 +56,13 @@ class StepScores:
             self._scores.popitem(last=False)
 
 
-def prefix_names(token_ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+def prefix_names(token_ids: Sequence[int], ends: Sequence[int], salt: str = "") -> list[bytes]:
     """Names for the beginnings of `token_ids` up to each of these places, that one included.
 
-    `ends` ascend. Only the same beginnings, of whichever candidates, have the same name.
+    `ends` ascend. Only the same beginnings, of whichever candidates, have the same name, and only
+    under the same `salt`, as in the engine's cache.
     """
-    digest = blake2b(digest_size=16)
+    digest = blake2b(digest_size=16, key=blake2b(salt.encode(), digest_size=32).digest())
     names = []
     for start, end in pairwise((0, *(end + 1 for end in ends))):
         digest.update(array("q", token_ids[start:end]).tobytes())

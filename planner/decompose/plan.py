@@ -163,12 +163,21 @@ def _steps(written: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
             continue
         needs = found.get("needs")
         yield Step(
-            str(found.get("id", "")).strip().lstrip("$"),
-            question.strip()[:_QUESTION],
-            tuple(str(need).strip().lstrip("$") for need in needs if isinstance(need, str | int))
+            _name(found.get("id", "")),
+            _text(question).strip()[:_QUESTION],
+            tuple(_name(need) for need in needs if isinstance(need, str | int))
             if isinstance(needs, list)
             else (),
         )
+
+
+def _name(written: object) -> str:
+    return _text(str(written)).strip().lstrip("$")
+
+
+def _text(written: str) -> str:
+    """It as text that can be encoded: JSON can name half of a character."""
+    return written.encode("utf-8", "replace").decode()
 
 
 def _objects(text: str) -> tuple[list[Mapping[str, Any]], bool]:

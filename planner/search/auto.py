@@ -24,6 +24,8 @@ from planner.stopping.marginal import gain_a_candidate
 
 PROBES = 2
 """The samples it begins with."""
+_FEW = 5.0
+"""Who can't pay for so many samples is best served by all of them at once, side by side."""
 GOOD = 0.9
 """A score from which on a candidate scores well."""
 _TELLING = 0.3
@@ -41,6 +43,8 @@ _WIDER = 4
 """Samples are widened to so many times as many, and seen again, while that promises something."""
 _TREE = 16
 """A tree wider than this is no better."""
+_PATIENT = 32.0
+"""Who may take so many more samples sees two more of them before a plan is tried."""
 _PLAN_WORTH = 4.0
 _TREE_WORTH = 4.0
 """A plan takes at least so many samples' worth of tokens, and so does a tree."""
@@ -68,9 +72,10 @@ class Auto(Outer):
         self._ended = 0
         self._over = False
         self._hurried = False
-        probes = min(PROBES, setup.candidates)
+        probes = setup.candidates if self._few() else min(PROBES, setup.candidates)
         self._samples = self._begin("probe", probes)
-        self._decided("probe", f"{probes} samples to begin with.", {})
+        why = "As many samples as can be paid for." if self._few() else f"{probes} samples first."
+        self._decided("probe", why, {})
 
     # The contract
 
@@ -233,9 +238,15 @@ class Auto(Outer):
                 return self.setup.grades and telling and worth >= _TREE_WORTH and not early
             case "decompose":
                 # A few plans say whether the question can be taken apart at all.
-                return worth >= _PLAN_WORTH and (not early or situation == "lost")
+                soon = situation == "lost" and worth < _PATIENT
+                return worth >= _PLAN_WORTH and (not early or soon)
             case "judge":
                 return worth >= 2.0
+
+    def _few(self) -> bool:
+        """Whether the tokens there are bring only a few samples to their ends, or not even one."""
+        tokens, likely = self.setup.tokens, self.setup.likely
+        return tokens is not None and likely is not None and tokens < _FEW * likely
 
     @property
     def _widened(self) -> int:

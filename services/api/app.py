@@ -17,20 +17,25 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from planner.effort import Effort, Options, settle
 from planner.errors import LongthinkError
+from services.admission import Admission
 from services.api import page, routes
+from services.api.auth import Auth, Find
 from services.api.chat import ChatCompletions
-from services.api.errors import ApiError, told
+from services.api.errors import ApiError, answer, told
 from services.api.key import HEADER
 from services.api.limits import Limits
 from services.api.live import Store, Traces
-from services.api.routes import EngineMetrics, Ready
+from services.api.lobby import Lobby
+from services.api.routes import EngineMetrics, Ready, Usages
 from services.api.schema import ChatRequest
+from services.api.traced import Traced, trace_id
+from services.gate import Gate
 from services.once import Once
 from services.reasoning import Reasoner
 from services.telemetry import Telemetry
@@ -50,14 +55,25 @@ def build(
     telemetry: Telemetry | None = None,
     settle: Callable[[Options], Effort] = settle,
     once: Once | None = None,
+    find: Find | None = None,
+    usage: Usages | None = None,
+    meterable: Callable[[], Awaitable[None]] | None = None,
+    gate: Gate | None = None,
+    lobby: Lobby | None = None,
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
     `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
-    answers what has an `Idempotency-Key`; without it, no key is taken.
+    answers what has an `Idempotency-Key`; without it, no key is taken. `find` knows the API keys;
+    without it whoever comes is the local tenant. `usage` says how a tenant stands. `meterable`
+    raises LedgerUnavailable while nothing can be metered, so that nothing is begun. `gate` is what
+    requests wait before; without one, all begin at once. `lobby` knows who is being answered, for
+    whoever stops the service.
     """
     limits = limits or Limits()
     telemetry = telemetry or Telemetry()
+    gate = gate or Gate(Admission())
+    lobby = lobby or Lobby()
     app = FastAPI(
         title="longthink",
         description="Test-time compute behind the OpenAI API.",
@@ -66,16 +82,29 @@ def build(
     refuse = partial(told, retry_seconds=limits.retry_seconds)
     app.add_exception_handler(LongthinkError, _handler(refuse))
     app.add_exception_handler(HTTPException, _handler(_of_http))
-    app.add_middleware(Envelope, telemetry=telemetry, refuse=refuse)
+    if find is not None:
+        app.add_middleware(Auth, find=find, retry_seconds=limits.retry_seconds)
+    if telemetry.spans is not None:
+        app.add_middleware(Traced, spans=telemetry.spans, request_id=_ID)
+    app.add_middleware(Envelope, telemetry=telemetry, refuse=refuse, lobby=lobby)
     app.include_router(routes.models(model_name))
-    app.include_router(routes.health(ready, limits=limits))
+    app.include_router(routes.health(ready, limits=limits, lobby=lobby))
     app.include_router(
-        routes.observed(engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
+        routes.observed(ready, engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
     )
-    app.include_router(routes.traces(Traces(reasoner, traces, limits)))
+    app.include_router(routes.traces(Traces(reasoner, traces, limits, over=lobby.over)))
+    if usage is not None:
+        app.include_router(routes.budget(usage, limits=limits))
     app.include_router(page.page())
     chat = ChatCompletions(
-        reasoner, model=model_name, limits=limits, telemetry=telemetry, settle=settle, once=once
+        reasoner,
+        model=model_name,
+        limits=limits,
+        telemetry=telemetry,
+        settle=settle,
+        gate=gate,
+        once=once,
+        meterable=meterable,
     )
 
     @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=_documentation())
@@ -90,11 +119,17 @@ class Envelope:
     """What every request gets: an id on its response and its log lines, and an answer at all."""
 
     def __init__(
-        self, app: ASGIApp, *, telemetry: Telemetry, refuse: Callable[[Exception], ApiError]
+        self,
+        app: ASGIApp,
+        *,
+        telemetry: Telemetry,
+        refuse: Callable[[Exception], ApiError],
+        lobby: Lobby,
     ) -> None:
         self._app = app
         self._telemetry = telemetry
         self._refuse = refuse
+        self._lobby = lobby
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application does."""
@@ -108,10 +143,14 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("x-request-id", request_id)
+                if self._lobby.closing:
+                    headers["connection"] = "close"
             await send(message)
 
-        with bound_contextvars(request_id=request_id, **_clients_id(scope)):
+        ids = {"request_id": request_id, "trace_id": trace_id(scope, request_id)}
+        with self._lobby.visit(), bound_contextvars(**ids, **_clients_id(scope)):
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception as error:
@@ -119,7 +158,7 @@ class Envelope:
                 if started:
                     # The server has to cut a response that can't be finished.
                     raise
-                await _response(self._refuse(error))(scope, receive, send_with_id)
+                await answer(self._refuse(error))(scope, receive, send_with_id)
 
 
 def _clients_id(scope: Scope) -> dict[str, str]:
@@ -135,7 +174,7 @@ def _handler(
     refuse: Callable[[Any], ApiError],
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def handle(_: Request, error: Exception) -> Response:
-        return _response(refuse(error))
+        return answer(refuse(error))
 
     return handle
 
@@ -149,10 +188,6 @@ def _of_http(error: HTTPException) -> ApiError:
         code=status.name.lower(),
         headers=error.headers or {},
     )
-
-
-def _response(error: ApiError) -> Response:
-    return JSONResponse(error.body(), error.status, dict(error.headers))
 
 
 def _documentation() -> dict[str, Any]:

@@ -12,6 +12,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
+from starlette.responses import JSONResponse, Response
+
 from planner.errors import (
     InvalidOption,
     LedgerUnavailable,
@@ -19,11 +21,15 @@ from planner.errors import (
     PromptTooLong,
     WorkersUnavailable,
 )
-from services.idempotency import KeyReused
+from services.admission import Reason, Refused
+from services.allowance import OverLimit
+from services.gate import ClientLeft
+from services.idempotency import KeyCrowded, KeyOutdated, KeyReused
 from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
 
 _TRACE_ID = "longthink.trace_id"
+_CLIENT_CLOSED_REQUEST = 499
 
 DO_NOT_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
 """Asks OpenAI's clients not to send the same request again: it has spent compute already."""
@@ -51,6 +57,8 @@ class ApiError(LongthinkError):
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == HTTPStatus.TOO_MANY_REQUESTS:
+            kind = self.code
         return {
             "error": {
                 "message": self.message,
@@ -59,6 +67,11 @@ class ApiError(LongthinkError):
                 "code": self.code,
             }
         }
+
+
+def answer(error: ApiError) -> Response:
+    """The response that says it."""
+    return JSONResponse(error.body(), error.status, dict(error.headers))
 
 
 def invalid(message: str, param: str | None, *, code: str = "invalid_value") -> ApiError:
@@ -80,15 +93,16 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
             return invalid(str(error), param, code="context_length_exceeded")
         case InvalidOption():
             return invalid(str(error), error.param)
-        case KeyReused():
-            status = HTTPStatus.UNPROCESSABLE_ENTITY
-            return ApiError(status, str(error), code="idempotency_key_reused")
-        case UnknownTrace():
-            status = HTTPStatus.NOT_FOUND
-            return ApiError(status, str(error), code="trace_not_found", param=_TRACE_ID)
-        case OtherQuery():
-            status = HTTPStatus.CONFLICT
-            return ApiError(status, str(error), code="trace_of_another_query", param=_TRACE_ID)
+        case Refused() | ClientLeft():
+            return _not_admitted(error, retry_seconds)
+        case OverLimit():
+            return _over(error)
+        case KeyCrowded():
+            status = HTTPStatus.TOO_MANY_REQUESTS
+            again = _after(retry_seconds)
+            return ApiError(status, str(error), code="idempotency_key_crowded", headers=again)
+        case KeyReused() | KeyOutdated() | UnknownTrace() | OtherQuery():
+            return _of_a_trace(error)
         case LedgerUnavailable():
             message = "Compute can't be metered at present, so nothing new may start."
             code = "ledger_unavailable"
@@ -106,17 +120,62 @@ def told(error: Exception, *, retry_seconds: float, spent: bool = False) -> ApiE
     return in_vain(message, code) if spent else unavailable(message, code, retry_seconds)
 
 
+def _of_a_trace(error: KeyReused | KeyOutdated | UnknownTrace | OtherQuery) -> ApiError:
+    """What was asked to go on from something can't."""
+    match error:
+        case KeyReused():
+            status = HTTPStatus.UNPROCESSABLE_ENTITY
+            return ApiError(status, str(error), code="idempotency_key_reused")
+        case KeyOutdated():
+            status = HTTPStatus.CONFLICT
+            return ApiError(status, str(error), code="idempotency_key_outdated")
+        case UnknownTrace():
+            status = HTTPStatus.NOT_FOUND
+            return ApiError(status, str(error), code="trace_not_found", param=_TRACE_ID)
+        case OtherQuery():
+            status = HTTPStatus.CONFLICT
+            return ApiError(status, str(error), code="trace_of_another_query", param=_TRACE_ID)
+
+
+def _over(error: OverLimit) -> ApiError:
+    """A tenant's limit is reached: when there is more, if ever."""
+    return ApiError(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        str(error),
+        code="insufficient_quota" if error.of_quota else "rate_limit_exceeded",
+        param=error.limit,
+        headers=DO_NOT_RETRY if error.retry_seconds is None else _after(error.retry_seconds),
+    )
+
+
+def _after(seconds: float) -> dict[str, str]:
+    """The headers that say when to try again, in whole seconds and in milliseconds."""
+    return {
+        "retry-after": str(max(1, math.ceil(seconds))),
+        "retry-after-ms": str(math.ceil(seconds * 1000)),
+    }
+
+
 def unavailable(message: str, code: str, retry_seconds: float) -> ApiError:
     """A 503 that cost nothing, and is worth another try after a while."""
     return ApiError(
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"{message} Try again shortly.",
         code=code,
-        headers={
-            "retry-after": str(math.ceil(retry_seconds)),
-            "retry-after-ms": str(math.ceil(retry_seconds * 1000)),
-        },
+        headers=_after(retry_seconds),
     )
+
+
+def _not_admitted(refused: Refused | ClientLeft, retry_seconds: float) -> ApiError:
+    """For what never began: 429 where that is up to the tenant itself, or else 503."""
+    if isinstance(refused, ClientLeft):
+        return ApiError(_CLIENT_CLOSED_REQUEST, str(refused), code="client_closed_request")
+    status = HTTPStatus.TOO_MANY_REQUESTS if refused.own else HTTPStatus.SERVICE_UNAVAILABLE
+    seconds = refused.retry_seconds or retry_seconds
+    message = f"{refused} Try again in about {math.ceil(seconds)} s."
+    if refused.reason is Reason.DEADLINE:
+        message += " Or allow it more time: raise longthink.budget.deadline_seconds."
+    return ApiError(status, message, code=refused.reason, headers=_after(seconds))
 
 
 def in_vain(message: str, code: str) -> ApiError:

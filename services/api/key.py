@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from services.api.errors import invalid
 from services.idempotency import Key
+from services.tenants import tenant_of
 
 HEADER = "Idempotency-Key"
 _LONGEST = 255
@@ -26,4 +27,4 @@ def read_key(request: Request, body: bytes) -> Key | None:
     if not (name.isascii() and name.isprintable() and 0 < len(name) <= _LONGEST):
         raise invalid(f"{HEADER} must be 1 to {_LONGEST} printable ASCII characters.", HEADER)
     same = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":"))
-    return Key(name, sha256(same.encode()).hexdigest())
+    return Key(name, sha256(same.encode()).hexdigest(), tenant_of(request.scope))

@@ -25,8 +25,11 @@ from starlette.types import Receive, Scope, Send
 
 from services.api.errors import ApiError, unavailable
 from services.api.limits import Limits
-from services.reasoning import Reasoner, Run
+from services.reasoning import Reasoner
 from services.recent import Recent
+from services.resume import owner
+from services.run import Run
+from services.tenants import Tenant
 from services.trace import SILENT_SECONDS, Event, Kind, Tail
 
 _FLUSH_SECONDS = 1.0
@@ -64,8 +67,8 @@ class Store(Protocol):
     async def tail(self, trace_id: str, mark: str | None = None) -> Tail | None:
         """What a trace has beyond a mark, or None where there is no such trace."""
 
-    async def recent(self, most: int) -> list[Recent]:
-        """The newest requests, newest first."""
+    async def recent(self, most: int, tenant: Tenant) -> list[Recent]:
+        """The newest requests that a tenant may see, newest first."""
 
 
 class Source(Protocol):
@@ -79,47 +82,57 @@ class Source(Protocol):
 
 
 class Traces:
-    """The traces of this service's requests, wherever they run."""
+    """The traces of this service's requests, wherever they run.
 
-    def __init__(self, reasoner: Reasoner, store: Store, limits: Limits) -> None:
+    To a tenant that may not see a trace, there is no such trace.
+    """
+
+    def __init__(
+        self, reasoner: Reasoner, store: Store, limits: Limits, *, over: asyncio.Event
+    ) -> None:
+        """Streams end when `over` is set, as their service does."""
+        self._over = over
         self._reasoner = reasoner
         self._store = store
         self._limits = limits
         store.heed(self._end_here)
 
-    async def read(self, trace_id: str) -> list[Event]:
+    async def read(self, trace_id: str, tenant: Tenant) -> list[Event]:
         """All events of a trace so far. Raises ApiError, 404 or 503."""
         await self._flushed()
         try:
             events = await self._store.read(trace_id)
         except RedisError:
             raise self._unavailable() from None
-        if events is None:
+        if events is None or not tenant.may_see(owner(events)):
             raise unknown()
         return events
 
-    async def recent(self, most: int) -> list[Recent]:
+    async def recent(self, most: int, tenant: Tenant) -> list[Recent]:
         """The newest requests. Raises ApiError, 503."""
         await self._flushed()
         try:
-            return await self._store.recent(most)
+            return await self._store.recent(most, tenant)
         except RedisError:
             raise self._unavailable() from None
 
-    async def follow(self, trace_id: str, after: int) -> Response:
+    async def follow(self, trace_id: str, after: int, tenant: Tenant) -> Response:
         """A stream of the events after the one numbered `after`. Raises ApiError, 404 or 503."""
-        source = await self._source(trace_id)
+        source = await self._source(trace_id, tenant)
         first = [event for event in await source.more(0) if event.seq > after]
         if source.over and not first and after >= 0:
             # What an EventSource that lost its connection after the end takes for an end.
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        return Feed(_feed(source, first, after, self._limits.heartbeat_seconds))
+        return Feed(_feed(source, first, after, self._limits.heartbeat_seconds), self._over)
 
-    async def end(self, trace_id: str) -> None:
+    async def end(self, trace_id: str, tenant: Tenant) -> None:
         """End a search early. Raises ApiError: 404, 409 if it is over, 503."""
+        run = self._reasoner.find(trace_id)
+        if run is not None and not tenant.may_see(run.tenant.id):
+            raise unknown()
         if self._end_here(trace_id):
             return
-        events = await self.read(trace_id)
+        events = await self.read(trace_id, tenant)
         if any(event.kind is Kind.CLOSED for event in events):
             raise ApiError(
                 HTTPStatus.CONFLICT,
@@ -142,8 +155,10 @@ class Traces:
         run.cancel()
         return True
 
-    async def _source(self, trace_id: str) -> Source:
+    async def _source(self, trace_id: str, tenant: Tenant) -> Source:
         run = self._reasoner.find(trace_id)
+        if run is not None and not tenant.may_see(run.tenant.id):
+            raise unknown()
         if run is not None:
             return _Here(run, self._reasoner)
         await self._flushed()
@@ -151,7 +166,7 @@ class Traces:
             tail = await self._store.tail(trace_id)
         except RedisError:
             raise self._unavailable() from None
-        if tail is None:
+        if tail is None or not tenant.may_see(owner(tail.events)):
             raise unknown()
         return _Elsewhere(trace_id, self._store, tail)
 
@@ -170,25 +185,34 @@ class Feed(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None], over: asyncio.Event) -> None:
         # No proxy may hold it back, and no cache may keep it.
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._chunks = chunks
+        self._over = over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application does."""
         sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_disconnect(receive))
+        ending = [
+            asyncio.create_task(_disconnect(receive)),
+            asyncio.create_task(self._over.wait()),
+        ]
         try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, *ending), return_when=asyncio.FIRST_COMPLETED)
         finally:
             sending.cancel()
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
             # Some servers raise OSError when there is nobody to send to.
             with suppress(OSError, asyncio.CancelledError):
                 await sending
+        if self._over.is_set() and sending.cancelled():
+            # As a whole response, so that the client asks for the rest elsewhere.
+            with suppress(OSError):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:

@@ -13,7 +13,7 @@ from typing import Any
 
 from planner.domain import Cost, Finish, Outcome, Stopped
 from services.api.errors import in_vain
-from services.reasoning import Reply
+from services.run import Reply
 
 _CUT_SHORT = (Stopped.BUDGET, Stopped.DEADLINE, Stopped.CANCELLED)
 

@@ -15,20 +15,27 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from planner.errors import LongthinkError
-from services.api.errors import invalid
+from planner.errors import LedgerUnavailable, LongthinkError
+from services.allowance import Usage
+from services.api.errors import invalid, unavailable
 from services.api.exposition import CONTENT_TYPE, merge
 from services.api.limits import Limits
 from services.api.live import Traces, told, unknown
+from services.api.lobby import Lobby
 from services.api.schema import unknown_model
+from services.api.standing import standing
 from services.recent import MOST
 from services.telemetry import Telemetry
+from services.tenants import Tenant, tenant_of
 
 Ready: TypeAlias = Callable[[], Awaitable[dict[str, bool]]]
 """Says of each engine, by name, whether it answers."""
 
 EngineMetrics: TypeAlias = Callable[[], Awaitable[list[tuple[str, str]]]]
 """The Prometheus text of each engine replica, as (replica, text)."""
+
+Usages: TypeAlias = Callable[[Tenant], Awaitable[Usage]]
+"""How a tenant stands: `services.allowance.Allowances.usage`. Raises LedgerUnavailable."""
 
 _TRACE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _SEQ = re.compile(r"[0-9]{1,15}")
@@ -60,7 +67,7 @@ def models(model: str) -> APIRouter:
     return routes
 
 
-def health(ready: Ready, *, limits: Limits) -> APIRouter:
+def health(ready: Ready, *, limits: Limits, lobby: Lobby) -> APIRouter:
     """Whether the service is up, and whether it can answer."""
     routes = APIRouter(tags=["health"])
 
@@ -71,7 +78,13 @@ def health(ready: Ready, *, limits: Limits) -> APIRouter:
 
     @routes.get("/health/ready")
     async def is_ready() -> Response:
-        """200 once every engine answers; until then 503, and what is missing."""
+        """200 once every engine answers; until then 503, and what is missing. 503 again from the
+        moment when the service is told to stop.
+        """
+        if lobby.closing:
+            reason = "The service is being stopped and takes nothing new."
+            draining = {"status": "draining", "reason": reason}
+            return JSONResponse(draining, HTTPStatus.SERVICE_UNAVAILABLE)
         engines = await _engines(ready, limits.probe_seconds)
         missing = sorted(name for name, answers in engines.items() if not answers)
         if engines and not missing:
@@ -82,20 +95,44 @@ def health(ready: Ready, *, limits: Limits) -> APIRouter:
     return routes
 
 
-def observed(*, engine_metrics: EngineMetrics, limits: Limits, telemetry: Telemetry) -> APIRouter:
+def observed(
+    ready: Ready, *, engine_metrics: EngineMetrics, limits: Limits, telemetry: Telemetry
+) -> APIRouter:
     """What the service did, in figures."""
     routes = APIRouter(tags=["observability"])
+
+    async def heard() -> list[tuple[str, str]]:
+        try:
+            async with asyncio.timeout(limits.probe_seconds):
+                return await engine_metrics()
+        except (LongthinkError, TimeoutError) as error:
+            telemetry.engines_unheard(error)
+            return []
 
     @routes.get("/metrics")
     async def metrics() -> Response:
         """The metrics of the service and of every engine replica, for Prometheus."""
-        engines: list[tuple[str, str]] = []
-        try:
-            async with asyncio.timeout(limits.probe_seconds):
-                engines = await engine_metrics()
-        except (LongthinkError, TimeoutError) as error:
-            telemetry.engines_unheard(error)
+        engines, parts = await asyncio.gather(heard(), _engines(ready, limits.probe_seconds))
+        telemetry.stands(parts, (replica for replica, _ in engines))
+        telemetry.busy(len(asyncio.all_tasks()))
         return Response(merge(telemetry.metrics(), engines), media_type=CONTENT_TYPE)
+
+    return routes
+
+
+def budget(usage: Usages, *, limits: Limits) -> APIRouter:
+    """What a tenant has used and has left."""
+    routes = APIRouter(tags=["budget"])
+
+    @routes.get("/v1/budget")
+    async def show_budget(request: Request) -> Response:
+        """The limits of whoever asks: used, held by what is under way, left, and when it frees."""
+        tenant = tenant_of(request.scope)
+        try:
+            return _json(standing(tenant, await usage(tenant)))
+        except LedgerUnavailable:
+            message, seconds = "What was spent can't be read at present.", limits.retry_seconds
+            raise unavailable(message, "ledger_unavailable", seconds) from None
 
     return routes
 
@@ -112,13 +149,14 @@ def traces(kept: Traces) -> APIRouter:
     @routes.get("")
     async def list_traces(request: Request) -> Response:
         """The newest requests, newest first: at most `limit` of them, 50 without it."""
-        found = await kept.recent(_limit(request.query_params.get("limit", "50")))
+        most = _limit(request.query_params.get("limit", "50"))
+        found = await kept.recent(most, tenant_of(request.scope))
         return _json({"object": "list", "data": [asdict(one) for one in found]})
 
     @routes.get("/{trace_id}")
-    async def show_trace(trace_id: str) -> Response:
+    async def show_trace(trace_id: str, request: Request) -> Response:
         """The log of a request: everything told about it, in order."""
-        events = await kept.read(_id(trace_id))
+        events = await kept.read(_id(trace_id), tenant_of(request.scope))
         return _json({"id": trace_id, "events": [told(event) for event in events]})
 
     @routes.get("/{trace_id}/events")
@@ -128,12 +166,13 @@ def traces(kept: Traces) -> APIRouter:
         With `Last-Event-ID`, from the event after that one.
         """
         last = request.headers.get("last-event-id", "")
-        return await kept.follow(_id(trace_id), int(last) if _SEQ.fullmatch(last) else -1)
+        after = int(last) if _SEQ.fullmatch(last) else -1
+        return await kept.follow(_id(trace_id), after, tenant_of(request.scope))
 
     @routes.delete("/{trace_id}")
-    async def end_trace(trace_id: str) -> Response:
+    async def end_trace(trace_id: str, request: Request) -> Response:
         """End a search: its request is answered with the best so far."""
-        await kept.end(_id(trace_id))
+        await kept.end(_id(trace_id), tenant_of(request.scope))
         return JSONResponse({"id": trace_id, "status": "ending"}, HTTPStatus.ACCEPTED)
 
     return routes
@@ -155,7 +194,7 @@ def _id(text: str) -> str:
 
 
 def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MOST):
         raise invalid(f"limit must be a whole number from 1 to {MOST}.", "limit")
     return int(text)
 

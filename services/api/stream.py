@@ -21,8 +21,9 @@ from services.api import reply as replies
 from services.api.errors import ApiError, in_vain
 from services.api.limits import Limits
 from services.api.progress import Lines, Typing
+from services.api.standing import ratelimit
 from services.api.turn import Turn
-from services.reasoning import Reply
+from services.run import Reply
 
 _HEARTBEAT = b": thinking\n\n"
 _DONE = b"data: [DONE]\n\n"
@@ -36,7 +37,7 @@ class EventStream(Response):
     def __init__(self, turn: Turn, chunks: AsyncGenerator[bytes, None]) -> None:
         # No proxy may hold it back, and no cache may keep it.
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        headers["x-request-id"] = turn.run.trace.id
+        headers |= {"x-request-id": turn.run.trace.id, **ratelimit(turn.run.allowance)}
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._turn = turn

@@ -15,7 +15,7 @@ from starlette.types import Receive
 
 from services.api.errors import in_vain
 from services.api.schema import Ask
-from services.reasoning import Reply, Run
+from services.run import Reply, Run
 
 
 class Turn:
@@ -51,7 +51,7 @@ class Turn:
         Some servers say so by a message and some by cancelling the task; either way nobody is left
         to answer. So it is, too, when what the server says can't be heard any more.
         """
-        left = asyncio.create_task(_disconnect(receive))
+        left = asyncio.create_task(disconnected(receive))
         left.add_done_callback(self._left)
         try:
             yield
@@ -72,6 +72,7 @@ class Turn:
             self.run.cancel()
 
 
-async def _disconnect(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return once the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

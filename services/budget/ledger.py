@@ -39,9 +39,13 @@ from planner.errors import LedgerUnavailable, LongthinkError, UnknownBudget
 from planner.ports import Account, Commit, Hold
 from services.budget import scripts
 from services.budget.errors import BudgetConflict, BudgetRefused
+from services.budget.pulse import MOMENT, RedisAway
 from services.budget.scripts import Reply, ScriptName, Word, text
 
 _NAME = re.compile(r"([^{}/]+)(?:/([^{}/]+(?:/[^{}/]+)*))?")
+_AWAY_SECONDS, _PAUSE_SECONDS = 1.5, 0.05
+"""How long work that is under way waits for a Redis that is away, and how often it looks: on a busy
+machine it may only have been slow."""
 _CHILD = "child:"  # the operations of a budget's children, as in common.lua
 
 
@@ -135,9 +139,9 @@ class RedisLedger:
         request, path = _split(budget)
         prefix = f"longthink:{{{request}}}"
         try:
-            async with asyncio.timeout(self._patience_seconds), self._turns:
-                reply: list[Any] = await self._scripts[name](
-                    keys=[f"{prefix}:budget:{path}"], args=[prefix, path, *self._times, *words]
+            async with asyncio.timeout(self._patience_seconds):
+                reply = await self._sent(
+                    name, [f"{prefix}:budget:{path}"], [prefix, path, *self._times, *words]
                 )
         except (RedisError, OSError) as error:  # TimeoutError, of our patience, is an OSError
             raise LedgerUnavailable(
@@ -148,6 +152,20 @@ class RedisLedger:
         if code != scripts.OK:
             raise _refusal(code, budget, said)
         return Reply.read(said)
+
+    async def _sent(self, name: ScriptName, keys: list[str], args: list[Any]) -> list[Any]:
+        """What a script replies. Where work is under way, a Redis that is away is waited for."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (MOMENT if name == "open" else _AWAY_SECONDS)
+        while True:
+            try:
+                async with self._turns:
+                    reply: list[Any] = await self._scripts[name](keys=keys, args=args)
+                    return reply
+            except RedisAway:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def _refusal(code: int, budget: str, said: list[Word]) -> LongthinkError:

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from planner.errors import LongthinkError
-from services.cli import ask, demo, doctor, evaluate, replay, serve, trace
+from services.cli import ask, demo, doctor, evaluate, keys, load, replay, serve, simulate, trace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,8 +21,11 @@ app = typer.Typer(
 app.command("serve", cls=serve.Command)(serve.serve)
 app.command("ask")(ask.ask)
 app.command("eval")(evaluate.evaluate)
+app.command("load")(load.load)
 app.command("replay")(replay.replay)
+app.command("simulate")(simulate.simulate)
 app.command("trace")(trace.trace)
+app.add_typer(keys.app, name="keys")
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 

@@ -19,10 +19,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from redis import Redis
 from redis.exceptions import RedisError
 
-from services.redis_server import RedisServerError, find_redis_server
+from services.redis_server import RedisServerError, evicts, find_redis_server
 from services.settings import REFERENCE, EngineSettings, Settings
 
 PYTHON = (3, 11)
@@ -149,11 +148,13 @@ def redis(settings: Settings) -> Check:
     url = settings.redis.url
     if url is not None:
         try:
-            with Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
-                client.ping()
+            policy = evicts(url)
         except (RedisError, ValueError) as error:
             remedy = "Start it, or correct redis.url (REDIS_URL); without one, an own is started."
             return Check("Redis", Level.BAD, f"doesn't answer: {error}", remedy)
+        if policy is not None:
+            remedy = "Set its maxmemory-policy to noeviction: a budget that it drops is lost."
+            return Check("Redis", Level.NOTE, f"it drops keys when full ({policy})", remedy)
         return Check("Redis", Level.GOOD, "the one of the settings answers")
     try:
         return Check("Redis", Level.GOOD, f"{find_redis_server()}")

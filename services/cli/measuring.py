@@ -44,6 +44,8 @@ _STEADY = 300.0
 """Seconds over which the time left is estimated: requests differ by far in what they take."""
 _WIDE = 120
 """Columns of a table in a file, which nothing needs to be squeezed into."""
+_TRIES = 1000
+"""How often a question is asked while the service has too much to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ async def measure(
     calibrating: bool = False,
 ) -> Measured:
     """Ask what isn't on record yet, and sum up. Raises ResultsError, ServiceError, Hopeless."""
-    async with Client(url) as client:
+    async with Client(url, tries=_TRIES) as client:
         model = await client.model()
         sampling = run.Sampling(model, plan.seed, plan.temperature, plan.max_tokens)
         configuration = plan.configuration(model)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from planner.errors import LongthinkError
 from services.cli.options import Assignments, Profile
 
 
@@ -37,7 +38,11 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Run the service until Ctrl-C or SIGTERM."""
+    """Run the service until Ctrl-C or SIGTERM.
+
+    SIGHUP has every engine and the edge replaced one by one, by what the profile says then, while
+    requests go on.
+    """
     from rich.console import Console  # noqa: PLC0415 - quick help
 
     from services.cli.running import started  # noqa: PLC0415
@@ -47,14 +52,48 @@ def serve(
     said = [f"{name}={value}" for name, value in flags.items() if value is not None]
     settings = load(profile, [*(assignments or ()), *said])
     console = Console()
+    if warning := _of_redis(settings.redis.url):
+        console.print(warning, style="yellow", markup=False, highlight=False)
+
+    def replace() -> None:
+        """Have all replicas replaced, by what the profile says now."""
+        console.print("Replacing all engines and the edge, one by one.")
+        try:
+            service.replace(load(profile, [*(assignments or ()), *said]))
+        except LongthinkError as error:
+            console.print(f"Not replaced: {error}", markup=False, highlight=False)
+        else:
+            console.print("Replaced.")
+
     try:
         with started(settings, console, logs=logs) as service:
             # Not wrapped, so that the lines can be pasted.
             invitation = _invitation(service.url, settings.generator.name)
             console.print(invitation, markup=False, highlight=False, soft_wrap=True)
-            service.wait()
+            service.wait(replace)
     except KeyboardInterrupt:
         console.print("Stopped.")
+
+
+def _of_redis(url: str | None) -> str | None:
+    """What is to be said of a Redis that may drop budgets; nothing of one that doesn't answer.
+
+    What starts next finds that out by itself.
+    """
+    from redis.exceptions import RedisError  # noqa: PLC0415 - quick help
+
+    from services.redis_server import evicts  # noqa: PLC0415
+
+    try:
+        policy = evicts(url) if url else None
+    except (RedisError, ValueError):
+        return None
+    if policy is None:
+        return None
+    return (
+        f"Redis drops keys when its memory is full ({policy}), and budgets among them: set its "
+        "maxmemory-policy to noeviction."
+    )
 
 
 def _invitation(url: str, model: str) -> str:

@@ -9,6 +9,7 @@ import { Search } from "/web/search.js";
 import { about, ago, count, figure, make, rampCss, short } from "/web/words.js";
 
 const LIST_MS = 1000;
+const LIST_PATIENCE_MS = 10_000;
 const PANEL_MS = 120;
 const KINDS = [
   "opened", "asked", "tokens", "told", "planned", "step", "decided", "standing", "cancelled",
@@ -31,13 +32,25 @@ let following = true; // the newest request is shown until one is chosen
 let planned = "";
 let due = { panels: false, fresh: false };
 let timer = null;
+let listing = false;
 
 // The list
 
+// One question at a time: where the service is slow, more of them would make it slower.
 async function list() {
+  if (listing) return;
+  listing = true;
+  try {
+    await listNow();
+  } finally {
+    listing = false;
+  }
+}
+
+async function listNow() {
   let rows;
   try {
-    const response = await fetch("/v1/traces?limit=100");
+    const response = await fetch("/v1/traces?limit=100", { signal: AbortSignal.timeout(LIST_PATIENCE_MS) });
     if (!response.ok) throw new Error(`status ${response.status}`);
     rows = (await response.json()).data;
     parts.listing.textContent = "";

@@ -32,10 +32,11 @@ function plansShown(search, chosen) {
   const latest = (plans) => plans.at(-1);
   const inside = (plan) => [...search.steps.values()].find(
     (step) => step.plan !== plan && step.plan?.key !== plan.key && within(plan.key, step.key));
-  const outermost = latest(search.plans.filter((plan) => !inside(plan)));
+  // Nobody can draw a plan of which no step is known.
+  const outermost = latest(search.plans.filter((plan) => plan.steps.length > 0 && !inside(plan)));
   const shown = outermost ? [outermost] : [];
   for (let step = search.steps.get(chosen); step; ) {
-    const own = latest(search.plans.filter((plan) => inside(plan) === step));
+    const own = latest(search.plans.filter((plan) => plan.steps.length > 0 && inside(plan) === step));
     if (own && !shown.includes(own)) shown.push(own);
     if (step.plan && !shown.includes(step.plan)) shown.splice(1, 0, step.plan);
     step = step.plan ? inside(step.plan) : null;

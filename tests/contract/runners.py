@@ -13,12 +13,14 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from planner.domain import Budget, Cost, Message, Prices, Query, Sampling
-from planner.effort import Options
+from planner.effort import Options, settle
 from services.budget import RedisLedger
 from services.driver import Manner
+from services.gate import Door
 from services.idempotency import Key, Keys, Lease
 from services.once import Once
-from services.reasoning import Reasoner, Reply, Run
+from services.reasoning import Reasoner
+from services.run import AT_ONCE, Admitted, Reply, Run
 from services.trace import Event, Kind, TraceStore
 from workers.fake import FakePool, Script, judge
 from workers.messages import Generate
@@ -75,8 +77,8 @@ class Runner:
             late_seconds=0.5,
         )
         self.reasoner = Reasoner(self.pool, self.ledger, self.traces, manner)
-        keys = Keys(self.redis, lease_seconds=LEASE_SECONDS)
-        self.once = Once(self.reasoner, keys, self.traces)
+        self.keys = Keys(self.redis, lease_seconds=LEASE_SECONDS)
+        self.once = Once(self.reasoner, self.keys, self.traces)
 
     def _write(self, call: Generate) -> Script:
         assert call.seed is not None
@@ -84,18 +86,33 @@ class Runner:
         return self._script(call)
 
     async def run(
-        self, options: Options, *, key: str = "k", query: Query = QUERY, earlier: str | None = None
+        self,
+        options: Options,
+        *,
+        key: str = "k",
+        query: Query = QUERY,
+        earlier: str | None = None,
+        door: Door | None = None,
     ) -> Run:
-        """The run of a request with a key."""
+        """The run of a request with a key, which gets in by the door if there is one."""
         digest = sha256(repr((query, options, earlier)).encode()).hexdigest()
 
         async def start(trace_id: str, lease: Lease | None = None) -> Run:
             before = await self.reasoner.earlier(earlier) if earlier else None
-            return await self.reasoner.start(
-                query, options, trace_id=trace_id, earlier=before, lease=lease
-            )
 
-        return await self.once.run(Key(key, digest), start, trace_id=token_hex(8))
+            async def begin(admitted: Admitted) -> Run:
+                return await self.reasoner.start(
+                    query,
+                    options,
+                    trace_id=trace_id,
+                    earlier=before,
+                    lease=lease,
+                    admitted=admitted,
+                )
+
+            return await (begin(AT_ONCE) if door is None else door(settle(options), begin))
+
+        return await self.once.run(Key(key, digest), start, trace_id=token_hex(8), door=door)
 
     async def ask(self, options: Options, **more: Any) -> Reply:
         """The reply to a request with a key."""

@@ -18,12 +18,18 @@ from openai import AsyncOpenAI
 from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vote
 from planner.effort import Options, settle
 from services.api import Limits, build
+from services.api.auth import Find
+from services.api.lobby import Lobby
+from services.api.routes import Usages
+from services.gate import Gate
 from services.idempotency import Lease
 from services.once import Once
-from services.reasoning import Reasoner, Reply, Run
+from services.reasoning import Reasoner
 from services.recent import Recent
-from services.resume import Earlier
+from services.resume import Earlier, owner
+from services.run import AT_ONCE, Admitted, Reply, Run
 from services.telemetry import Telemetry, configure_logging
+from services.tenants import LOCAL, Tenant
 from services.trace import Event, Kind, Tail, Trace
 
 MODEL = "reference"
@@ -72,6 +78,14 @@ class ScriptedRun(Run):
         """What the course came to."""
         return await asyncio.shield(self._course)
 
+    def heed(self, heard: Callable[[Reply | None], None]) -> None:
+        """Have it called when the course is run."""
+
+        def tell(course: asyncio.Task[Reply]) -> None:
+            heard(None if course.cancelled() or course.exception() else course.result())
+
+        self._course.add_done_callback(tell)
+
     def cancel(self, reason: Stopped = Stopped.CANCELLED) -> None:
         """Note that it was asked to end."""
         self.cancelled.set()
@@ -104,6 +118,7 @@ class ScriptedReasoner(Reasoner):
         self.runs: list[ScriptedRun] = []
         self.begun: asyncio.Queue[ScriptedRun] = asyncio.Queue()
         self.streamed: list[bool] = []
+        self.admitted: list[Admitted] = []
 
     async def start(
         self,
@@ -114,14 +129,18 @@ class ScriptedReasoner(Reasoner):
         stream_tokens: bool = False,
         earlier: Earlier | None = None,
         lease: Lease | None = None,
+        tenant: Tenant = LOCAL,
+        admitted: Admitted = AT_ONCE,
     ) -> Run:
         """Begin the course."""
         if self.refusal is not None:
             raise self.refusal
         run = ScriptedRun(trace_id, query, options, self.play)
+        run.tenant = tenant
         self.runs.append(run)
         self.begun.put_nowait(run)
         self.streamed.append(stream_tokens)
+        self.admitted.append(admitted)
         return run
 
     def find(self, trace_id: str) -> Run | None:
@@ -161,9 +180,13 @@ class Shelf:
             return None
         return Tail(tuple(events[int(mark or 0) :]), str(len(events)), self.silent_seconds)
 
-    async def recent(self, most: int) -> list[Recent]:
+    async def recent(self, most: int, tenant: Tenant) -> list[Recent]:
         """The requests whose traces are open or closed, the last one first."""
-        rows = [_row(trace_id, events) for trace_id, events in self.events.items()]
+        rows = [
+            _row(trace_id, events)
+            for trace_id, events in self.events.items()
+            if tenant.may_see(owner(events))
+        ]
         return rows[::-1][:most]
 
 
@@ -199,6 +222,11 @@ class Stage:
     limits: Limits = field(default_factory=Limits)
     telemetry: Telemetry = field(default_factory=Telemetry)
     once: Once | None = None
+    find: Find | None = None
+    meterable: Callable[[], Awaitable[None]] | None = None
+    usage: Usages | None = None
+    gate: Gate | None = None
+    lobby: Lobby = field(default_factory=Lobby)
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -211,6 +239,11 @@ class Stage:
             limits=self.limits,
             telemetry=self.telemetry,
             once=self.once,
+            find=self.find,
+            meterable=self.meterable,
+            usage=self.usage,
+            gate=self.gate,
+            lobby=self.lobby,
         )
 
     async def _ready(self) -> dict[str, bool]:

@@ -21,8 +21,9 @@ from services.calibration import Calibrations
 from services.driver import Manner
 from services.evaluation.retrace import retrace
 from services.outlook import OutlookStore
-from services.reasoning import Reasoner, Reply
+from services.reasoning import Reasoner
 from services.resume import Earlier
+from services.run import Reply
 from services.trace import TraceStore
 from workers.fake import FakePool, Script, judge
 from workers.messages import Generate

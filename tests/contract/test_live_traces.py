@@ -16,8 +16,9 @@ from planner.domain import Prices, Stopped
 from services.api import Limits
 from services.budget import RedisLedger
 from services.driver import Manner
-from services.reasoning import Reasoner, Reply
+from services.reasoning import Reasoner
 from services.recent import INDEX, MOST
+from services.run import Reply
 from services.trace import SILENT_SECONDS, Event, Kind, TraceStore
 from tests.contract.scripted_service import (
     BODY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner.domain import Budget, Message, Outcome, Sampling, Stopped
-from services.reasoning import Reply
+from services.run import Reply
 from tests.contract.scripted_service import (
     BODY,
     CHAT,

@@ -19,7 +19,7 @@ from planner.errors import (
     WorkersUnavailable,
 )
 from services.api import Limits
-from services.reasoning import Reply
+from services.run import Reply
 from tests.contract.scripted_service import (
     BODY,
     CHAT,

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.contract.runners import Runner
+from planner.domain import Query
+from planner.effort import Effort
+from planner.search import Search, begin
+from services.idempotency import KeyOutdated
+from services.once import MOST_WAITING, Once
+from tests.contract.runners import Runner, until_told, wide
 from tests.contract.scripted_service import BODY, CHAT, Service, Stage, serving
 
 ASKED: dict[str, Any] = {
@@ -22,9 +28,12 @@ ASKED: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def keyed(url: str) -> AsyncIterator[tuple[Service, Runner]]:
+async def keyed(
+    url: str, most_waiting: int = MOST_WAITING
+) -> AsyncIterator[tuple[Service, Runner]]:
     """The edge before a runner of its own."""
     runner = Runner(url)
+    runner.once = Once(runner.reasoner, runner.keys, runner.traces, most_waiting=most_waiting)
     stage = Stage(real=runner.reasoner, traces=runner.traces, once=runner.once)
     async with serving(stage=stage) as service:
         yield service, runner
@@ -51,6 +60,30 @@ async def test_a_repeated_request_gets_the_same_reply(redis_url: str) -> None:
             "longthink_tokens_total", {"kind": "completion"}
         )
         assert counted == bodies[0]["usage"]["completion_tokens"]
+
+
+async def test_fifty_at_once_are_one_search(redis_url: str) -> None:
+    """Over two replicas of the edge: one of them searches, and all replies are of that search."""
+    async with keyed(redis_url) as (one, first), keyed(redis_url) as (other, second):
+        asked = (ask(service, "k") for service in (one, other) for _ in range(25))
+        replies = await asyncio.gather(*asked)
+        bodies = [reply.raise_for_status().json() for reply in replies]
+        assert len({body["longthink"]["trace_id"] for body in bodies}) == 1
+        assert len({body["usage"]["completion_tokens"] for body in bodies}) == 1
+        assert sum((first.asked + second.asked).values()) == 8
+
+
+async def test_more_than_may_wait_for_one_search_are_refused(redis_url: str) -> None:
+    """Those that wait get their reply, the others a 429 that says when to try again."""
+    async with keyed(redis_url, most_waiting=3) as (service, _):
+        replies = await asyncio.gather(*(ask(service, "k") for _ in range(8)))
+        refused = [reply for reply in replies if reply.status_code == 429]
+        assert len([reply for reply in replies if reply.status_code == 200]) == 3
+        assert len(refused) == 5
+        for reply in refused:
+            assert reply.json()["error"]["code"] == "idempotency_key_crowded"
+            assert int(reply.headers["retry-after"]) >= 1
+        assert (await ask(service, "k")).status_code == 200
 
 
 async def test_a_repeated_stream_gets_the_same_answer(redis_url: str) -> None:
@@ -80,6 +113,58 @@ async def test_another_body_is_refused(redis_url: str) -> None:
         assert refused.status_code == 422
         assert refused.json()["error"]["code"] == "idempotency_key_reused"
         assert refused.json()["error"]["type"] == "invalid_request_error"
+
+
+async def over(runner: Runner, trace_id: str) -> None:
+    """Return once nothing of a request goes on any more, and all of it is written."""
+    async with asyncio.timeout(5):
+        while runner.reasoner.find(trace_id) is not None:
+            await asyncio.sleep(0.005)
+    await runner.traces.flush()
+
+
+def changed(query: Query, effort: Effort, **known: Any) -> Search:
+    """Another version of the service, which searches otherwise."""
+    return begin(query, replace(effort, strategy="refine"), **known)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_key_from_before_an_update_is_refused(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """Where the search isn't the one on record any more, or its record has lost its beginning: the
+    client is told to send a new key, each time.
+    """
+    async with keyed(redis_url) as (service, runner):
+        first = await ask(service, "done", stream=stream)
+        done = first.raise_for_status().headers["x-request-id"]
+        await over(runner, done)
+        with monkeypatch.context() as patched:
+            patched.setattr("services.resume.begin", changed)
+            refusals = [await ask(service, "done", stream=stream) for _ in range(2)]
+        assert (await ask(service, "done", stream=stream)).status_code == 200
+        assert await runner.redis.xtrim(f"longthink:{{{done}}}:trace", maxlen=2, approximate=False)
+        refusals.append(await ask(service, "done", stream=stream))
+        for refused in refusals:
+            assert refused.status_code == 409, refused.text
+            assert refused.json()["error"]["code"] == "idempotency_key_outdated"
+            assert "new key" in refused.json()["error"]["message"]
+        assert (await ask(service, "new", stream=stream)).status_code == 200
+
+
+async def test_a_request_that_was_left_before_an_update_is_refused(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can go on with it."""
+    async with keyed(redis_url) as (_, runner):
+        run = await runner.run(wide(64))
+        await until_told(run, 4)
+        run.cancel()
+        await run.reply()
+        monkeypatch.setattr("services.resume.begin", changed)
+        for _ in range(2):
+            with pytest.raises(KeyOutdated):
+                await runner.run(wide(64))
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "clé"])

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisDown
 from planner.domain import Stopped
 from planner.errors import InvalidOption, LedgerUnavailable, WorkersUnavailable
 from services.api import Limits
-from services.reasoning import Reply
+from services.run import Reply
 from services.telemetry import Telemetry, configure_logging
 from services.trace import Event, Kind, Trace, TraceStore
 from tests.contract.scripted_service import (

@@ -13,7 +13,7 @@ from openai import APIError
 
 from planner.domain import Candidate, Finish, Outcome, Stopped
 from services.api import Limits
-from services.reasoning import Reply
+from services.run import Reply
 from services.trace import Kind
 from tests.contract.scripted_service import (
     BODY,

@@ -56,7 +56,9 @@ class Engine:
     def get_tokenizer(self) -> Any:
         return checkpoints.tokenizer()
 
-    async def encode(self, prompt: Any, params: PoolingParams, _: str) -> AsyncIterator[Any]:
+    async def encode(
+        self, prompt: Any, params: PoolingParams, _: str, *, priority: int
+    ) -> AsyncIterator[Any]:
         token_ids: Sequence[int] = prompt["prompt_token_ids"]
         self.readings += 1
         if self.readings == self.broken:

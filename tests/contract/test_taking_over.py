@@ -14,11 +14,13 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from planner.domain import Cost, Stopped, derive_seed
-from planner.errors import InvalidOption, LedgerUnavailable
+from planner.errors import InvalidOption, LedgerUnavailable, UnknownBudget
 from planner.search import STRATEGIES
 from services.evaluation.retrace import retrace
-from services.idempotency import Key, KeyReused, Keys
+from services.idempotency import Key, KeyReused, Keys, Lease
+from services.reasoning import UnknownTrace
 from services.resume import OtherQuery
+from services.run import Run
 from services.trace import Event, Kind, Superseded, Trace, TraceStore
 from tests.contract.runners import QUERY, Runner, done, journaled, until_told, wide
 from workers.fake import Script
@@ -157,6 +159,36 @@ async def test_one_that_follows_takes_over(hire: Hire) -> None:
     assert len(done(await balanced(second, reply.trace_id))) == 64
 
 
+async def test_one_that_follows_waits_for_redis(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of it fails first: reading the trace, or asking whether anybody still runs it."""
+    first, second = hire(), hire()
+    run = await first.run(wide(64))
+    followed = await second.run(wide(64))
+    take, after = second.keys.take, second.traces.after
+    failed = list[str]()
+
+    async def no_take(key: Key, trace_id: str) -> Lease | None:
+        if failed.count("take") < 2:
+            failed.append("take")
+            raise LedgerUnavailable("away")
+        return await take(key, trace_id)
+
+    async def no_after(trace_id: str, place: str) -> tuple[list[Event], str]:
+        if failed.count("take") == 2 and "after" not in failed:
+            failed.append("after")
+            raise RedisConnectionError("away")
+        return await after(trace_id, place)
+
+    monkeypatch.setattr("services.once._AWAY_PAUSE", 0.01)
+    monkeypatch.setattr(second.keys, "take", no_take)
+    monkeypatch.setattr(second.traces, "after", no_after)
+    reply = await asyncio.wait_for(followed.reply(), 10)
+    assert failed == ["take", "take", "after"]
+    assert reply.outcome == (await run.reply()).outcome
+
+
 async def test_the_same_key_with_another_body_is_refused(hire: Hire) -> None:
     """A key stands for one request."""
     runner = hire()
@@ -172,6 +204,33 @@ async def test_a_refused_request_frees_its_key(hire: Hire) -> None:
     with pytest.raises(InvalidOption):
         await runner.run(wide(2, strategy="none"))
     assert (await runner.ask(wide(2))).outcome.answer is not None
+
+
+async def test_a_key_stays_one_search_when_another_process_is_refused(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited for that one begins instead, and the key stands for what it begins."""
+    one, other, third = hire(), hire(), hire()
+    refused = asyncio.Event()
+
+    async def refuse(*_: Any, **__: Any) -> Run:
+        await refused.wait()
+        raise InvalidOption("It comes to nothing.")
+
+    monkeypatch.setattr(one.reasoner, "start", refuse)
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(one.run(wide(64)))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(other.run(wide(64)))
+        await asyncio.sleep(0.1)
+        refused.set()
+        with pytest.raises(InvalidOption):
+            await first
+        run = await second
+        same = await third.run(wide(64))
+        assert same.trace.id == run.trace.id
+        assert (await same.reply()).outcome == (await run.reply()).outcome
+    assert not third.asked
 
 
 async def test_a_finished_request_is_told_again(hire: Hire) -> None:
@@ -205,6 +264,33 @@ async def test_a_request_that_was_left_goes_on(hire: Hire) -> None:
     assert reply.spent.completion_tokens == 8 * len("1 2 3 4 5 6 7 8\n#### 7")
     assert reply.spent.candidates == 8
     assert replays(reply.trace_id, events)
+
+
+async def test_a_client_that_leaves_as_its_run_begins_leaves_it(
+    hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the run yet: it ends all the same, and the next one goes on from there."""
+    runner, begun = hire(), list[Run]()
+    start = runner.reasoner.start
+
+    async def left(*asked: Any, **more: Any) -> Run:
+        begun.append(await start(*asked, **more))
+        caller = asyncio.current_task()
+        assert caller is not None
+        caller.cancel()
+        return begun[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.reasoner, "start", left)
+        asking = asyncio.create_task(runner.run(wide(64)))
+        await asyncio.wait((asking,), timeout=5)
+    assert asking.cancelled()
+    await asyncio.wait_for(begun[0].over.wait(), 5)
+    assert begun[0].left
+    reply = await runner.ask(wide(64))
+    assert reply.trace_id == begun[0].trace.id
+    assert reply.spent.candidates == 64
+    await balanced(runner, reply.trace_id)
 
 
 async def test_a_run_goes_on_while_anybody_waits(hire: Hire) -> None:
@@ -280,6 +366,22 @@ async def test_an_earlier_request_is_about_the_same_query(hire: Hire) -> None:
         earlier.query(other, seeded=True)
 
 
+async def test_an_earlier_request_of_another_version_is_refused(hire: Hire) -> None:
+    """Its search would ask for something else now, so nobody can tell what to keep of it."""
+    runner = hire()
+    cheap = await runner.ask(wide(2), key="cheap")
+    earlier = await runner.reasoner.earlier(cheap.trace_id)
+    events = tuple(
+        replace(it, data={**it.data, "tasks": ["expand:99"]}) if it.kind is Kind.ASKED else it
+        for it in earlier.saved.events
+    )
+    odd = replace(earlier, saved=replace(earlier.saved, events=events))
+    with pytest.raises(UnknownTrace):
+        await runner.reasoner.start(QUERY, wide(4), trace_id="new", earlier=odd)
+    with pytest.raises(UnknownBudget):
+        await runner.ledger.account("new")
+
+
 class Flaky(Redis):
     """A client that loses its connection when it is told to."""
 
@@ -330,3 +432,20 @@ async def test_a_trace_that_others_go_on_from_has_no_gaps(redis_url: str) -> Non
     assert len(await store.read("one") or []) == 3
     await store.aclose()
     await client.aclose()
+
+
+async def test_what_cannot_be_written_holds_up_nobody(redis_client: Redis) -> None:
+    """Whoever waits for it is told, and the writer goes on with the traces of all others."""
+    told: list[int] = []
+    store = TraceStore(redis_client, lost=lambda count, _: told.append(count))
+    odd, sound = Trace("odd", store), Trace("sound", store)
+    odd.append(Kind.ASKED, room=object())
+    async with asyncio.timeout(5):
+        with pytest.raises(LedgerUnavailable):
+            await store.kept("odd")
+        sound.append(Kind.ASKED, room=1)
+        await store.kept("sound")
+    assert await store.read("odd") is None
+    assert await store.read("sound") is not None
+    assert told == [1]
+    await store.aclose()

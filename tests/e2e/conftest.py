@@ -72,7 +72,7 @@ def service(redis: RedisServer) -> Iterator[Service]:
     """The running service."""
     settings = Settings(
         redis=RedisSettings(url=redis.url),
-        service=ServiceSettings(port=0, log_level="warning"),
+        service=ServiceSettings(port=0, log_level="info", log_format="json"),
         generator=GeneratorSettings(replicas=2),
         planner=PlannerSettings(enabled=True),
     )
@@ -168,6 +168,10 @@ async def page(chromium: str) -> AsyncIterator[Page]:
         context = await running.new_context(viewport={"width": 1600, "height": 950})
         opened = await context.new_page()
         opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.on(
+            "response",
+            lambda it: wrong.append(f"{it.status} {it.url}") if it.status >= 500 else None,
+        )
         opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
         yield opened
         await running.close()

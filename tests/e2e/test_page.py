@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 from openai import AsyncOpenAI
 from playwright.async_api import Page, expect
@@ -18,9 +20,27 @@ PLACE = "async key => (await import('/web/main.js')).forest.where(key)"
 
 
 async def click(page: Page, key: str) -> None:
-    """Click a candidate where it is drawn."""
-    place = await page.evaluate(PLACE, key)
+    """Click a candidate where it is drawn, once it stays there."""
+    before, place = None, await page.evaluate(PLACE, key)
+    while place != before:
+        await asyncio.sleep(0.5)
+        before, place = place, await page.evaluate(PLACE, key)
     await page.mouse.click(place["x"], place["y"])
+
+
+@contextmanager
+def engines_stopped() -> Iterator[None]:
+    """While inside, the engines stand still: what was asked of them is under way for as long."""
+    everything = psutil.Process().children(recursive=True)
+    engines = [one for one in everything if "EngineCore" in " ".join(one.cmdline())]
+    assert engines
+    for one in engines:
+        one.suspend()
+    try:
+        yield
+    finally:
+        for one in engines:
+            one.resume()
 
 
 def made(trace: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -43,21 +63,22 @@ async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
 ) -> None:
     """It appears by itself, grows, and ends; each candidate can be clicked and read."""
     await page.goto(service.url)
-    asked = asyncio.create_task(
-        openai_async.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": hard(1)[0]}],
-            extra_body={
-                "longthink": {
-                    "strategy": strategy,
-                    "stop": "none",
-                    "budget": {"candidates": candidates},
-                }
-            },
+    with engines_stopped():
+        asked = asyncio.create_task(
+            openai_async.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": hard(1)[0]}],
+                extra_body={
+                    "longthink": {
+                        "strategy": strategy,
+                        "stop": "none",
+                        "budget": {"candidates": candidates},
+                    }
+                },
+            )
         )
-    )
-    await expect(page.locator("#stopped")).to_contain_text("under way", timeout=30_000)
-    await expect(page.locator("#list li").first).to_contain_text("under way")
+        await expect(page.locator("#stopped")).to_contain_text("under way")
+        await expect(page.locator("#list li").first).to_contain_text("under way")
     await expect(page.locator("#scope")).to_contain_text("finished of", timeout=30_000)
     ours = (await asked).model_dump()["longthink"]
     await expect(page.locator("#answer")).to_have_text(ours["answer"])
@@ -85,22 +106,23 @@ async def test_a_search_is_ended_from_the_page(
 ) -> None:
     """The button ends the search that is under way, and its client has the best so far."""
     await page.goto(service.url)
-    asked = asyncio.create_task(
-        openai_async.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": hard(2)[1]}],
-            extra_body={
-                "longthink": {
-                    "strategy": "best_of_n",
-                    "stop": "none",
-                    "budget": {"candidates": 2048},
-                }
-            },
+    with engines_stopped():
+        asked = asyncio.create_task(
+            openai_async.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": hard(2)[1]}],
+                extra_body={
+                    "longthink": {
+                        "strategy": "best_of_n",
+                        "stop": "none",
+                        "budget": {"candidates": 2048},
+                    }
+                },
+            )
         )
-    )
-    await expect(page.locator("#stopped")).to_contain_text("under way", timeout=30_000)
-    await page.get_by_role("button", name="End now").click()
-    ours = (await asked).model_dump()["longthink"]
+        await expect(page.locator("#stopped")).to_contain_text("under way")
+        await page.get_by_role("button", name="End now").click()
+        ours = (await asked).model_dump()["longthink"]
     assert ours["stopped"] == "cancelled"
     await expect(page.locator("#stopped")).to_contain_text("it was ended early")
     await expect(page.get_by_role("button", name="End now")).to_be_hidden()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from services.reasoning import Reply
+from services.run import Reply
 from services.trace import Event
 from tests.contract import synthetic_traces
 from tests.contract.scripted_service import (

@@ -14,7 +14,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -32,6 +32,9 @@ from tests.integration import checkpoints
 from workers.deployments import generators, rewards
 from workers.options import GeneratorOptions, RewardOptions
 from workers.pool import ServePool
+
+SILENCE_SECONDS = 12.0
+"""How long an engine may finish no step until it is taken for hung."""
 
 QUEUE = 300
 """How many requests a generator takes in before it refuses more."""
@@ -64,6 +67,7 @@ def engines(
         model=str(checkpoints.generator(folder / "generator")),
         replicas=2,
         max_queued_requests=QUEUE,
+        silence_seconds=SILENCE_SECONDS,
         **small,
     )
     process = RewardOptions(model=str(checkpoints.process_reward(folder / "process")), **small)

@@ -13,7 +13,10 @@ from planner.domain import Budget, Message, Prices, Query, Sampling
 from planner.effort import Options
 from services.budget import RedisLedger
 from services.driver import Manner
-from services.reasoning import Reasoner, Reply, Run
+from services.observed import ObservedLedger, ObservedPool
+from services.reasoning import Reasoner
+from services.run import Reply, Run
+from services.telemetry import Telemetry
 from services.trace import Event, Kind, TraceStore
 from workers.fake import FakePool, Script
 from workers.messages import Generate
@@ -23,14 +26,32 @@ PRICES = Prices(prompt=0.05, completion=0.2, reward=0.05)
 
 
 class Bench:
-    """A reasoner on a fake pool and a real ledger."""
+    """A reasoner on a fake pool and a real ledger, with `telemetry` as the service has it."""
 
-    def __init__(self, redis: Redis, pool: FakePool, *, manner: Manner | None = None) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        pool: FakePool,
+        *,
+        manner: Manner | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self.pool = pool
         self.ledger = RedisLedger(redis)
-        self.traces = TraceStore(redis)
+        self.telemetry = telemetry = telemetry or Telemetry()
+        watch, meters = telemetry.watch, telemetry.meters
+        self.traces = TraceStore(redis, seen=watch.saw)
         manner = manner or Manner(prices=PRICES, step_delimiter="\n", late_seconds=1.0)
-        self.reasoner = Reasoner(pool, self.ledger, self.traces, manner)
+        self.reasoner = Reasoner(
+            ObservedPool(pool, watch, meters),
+            ObservedLedger(self.ledger, meters),
+            self.traces,
+            manner,
+        )
+
+    def counted_as(self, name: str, **labels: str) -> float:
+        """A sample of the service's own metrics, 0 where there is none."""
+        return self.telemetry.registry.get_sample_value(name, labels) or 0
 
     async def start(self, options: Options, query: Query = QUERY) -> Run:
         """Start a request."""
@@ -40,7 +61,8 @@ class Bench:
         """The reply of a request, and its trace."""
         run = await self.start(options, query)
         reply = await run.reply()
-        await self.reasoner.drain(5)
+        await run.over.wait()
+        await self.traces.aclose()  # until the next request
         return reply, run.trace.events
 
     async def counted(self) -> tuple[int, int]:

@@ -14,8 +14,9 @@ from planner.domain import Budget, Finish, Message, Query, Result, Sampling
 from planner.effort import Options
 from services.budget import RedisLedger
 from services.driver import Manner
-from services.reasoning import Reasoner, Reply
+from services.reasoning import Reasoner
 from services.record import read_result, result_data
+from services.run import Reply
 from services.trace import Event, Kind, TraceStore
 from workers.fake import FakePool, Script
 from workers.messages import Generate

@@ -11,7 +11,8 @@ from planner.domain import Budget, Message, Query, Sampling
 from planner.effort import Options
 from services.budget import RedisLedger
 from services.driver import Manner
-from services.reasoning import Reasoner, Reply
+from services.reasoning import Reasoner
+from services.run import Reply
 from services.trace import TraceStore
 from workers.fake import FakePool, Script
 from workers.messages import Generate

@@ -1,20 +1,17 @@
 """The ledger when Redis or the way to it fails: it says so soon, and its books stay true.
 
-`Proxy` stands between a ledger and a real Redis, and loses, cuts or delays replies: what the
-server did is done, and the client doesn't know.
+`tests.integration.proxy` stands between the ledger and a real Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Literal, TypeAlias
 
 import pytest
 from redis.asyncio import Redis
@@ -24,70 +21,7 @@ from planner.errors import LedgerUnavailable, UnknownBudget
 from planner.ports import Commit, Hold, Ledger
 from services.budget import RedisLedger, connect
 from services.redis_server import RedisServer
-
-Fate: TypeAlias = Literal["pass", "swallow", "cut", "late"]
-
-
-@dataclass(slots=True)
-class Proxy:
-    """Passes bytes between its clients and a Redis, and asks `fate` what becomes of each reply."""
-
-    upstream: Path
-    fate: Callable[[], Fate] = lambda: "pass"
-    lost: int = 0
-    requests: int = 0
-    late: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    @asynccontextmanager
-    async def at(self, path: Path) -> AsyncIterator[str]:
-        """Listens at `path`, given as a URL, until the block ends."""
-        server = await asyncio.start_unix_server(self._serve, path)
-        yield f"unix://{path}"
-        server.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
-        from_redis, to_redis = await asyncio.open_unix_connection(self.upstream)
-        try:
-            await asyncio.wait(
-                {
-                    asyncio.ensure_future(self._requests(reader, to_redis)),
-                    asyncio.ensure_future(self._replies(from_redis, writer)),
-                },
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            writer.close()
-            to_redis.close()
-            self.tasks.discard(task)
-
-    async def _requests(self, reader: asyncio.StreamReader, to_redis: asyncio.StreamWriter) -> None:
-        while chunk := await reader.read(2**16):
-            self.requests += 1
-            to_redis.write(chunk)
-
-    async def _replies(
-        self, from_redis: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        while chunk := await from_redis.read(2**16):
-            match self.fate():
-                case "pass":
-                    writer.write(chunk)
-                case "late":
-                    self.late.set()
-                    await asyncio.sleep(0.2)
-                    writer.write(chunk)
-                case "swallow":
-                    self.lost += 1
-                case "cut":
-                    self.lost += 1
-                    return
+from tests.integration.proxy import Fate, Proxy, socket_of
 
 
 @pytest.fixture
@@ -95,10 +29,6 @@ def sockets() -> Iterator[Path]:
     """A directory with a path short enough for sockets in it."""
     with TemporaryDirectory(prefix="lt-", dir="/tmp") as directory:
         yield Path(directory)
-
-
-def socket_of(url: str) -> Path:
-    return Path(url.removeprefix("unix://"))
 
 
 def tokens(count: int) -> Cost:
@@ -259,7 +189,7 @@ async def test_a_restarted_redis_is_found_again(sockets: Path) -> None:
         with RedisServer() as server:
             link.symlink_to(socket_of(server.url))
             with pytest.raises(UnknownBudget):
-                await ledger.hold("r", (Hold("a", tokens(1)),))
+                await until_answered(ledger, "r", (Hold("a", tokens(1)),))
             await ledger.open("r", Budget(completion_tokens=10))
             granted, _ = await ledger.hold("r", (Hold("a", tokens(1)),))
             assert granted == (True,)
@@ -277,17 +207,36 @@ async def test_a_refused_connection_is_told_within_half_a_second(url: str) -> No
 
 
 async def test_a_silent_redis_is_given_up(redis_url: str, sockets: Path) -> None:
-    """A Redis that takes connections and never answers costs a caller its patience, not more."""
+    """A Redis that takes connections and never answers costs a caller half a second at most."""
     proxy = Proxy(socket_of(redis_url), lambda: "swallow")
     async with (
         proxy.at(sockets / "proxy") as url,
-        connect(url, socket_timeout=0.4) as client,
+        connect(url, answer_seconds=0.2) as client,
     ):
-        ledger = RedisLedger(client, patience_seconds=0.5)
+        ledger = RedisLedger(client)
         start = time.perf_counter()
         with pytest.raises(LedgerUnavailable):
             await ledger.open("r", Budget())
-        assert 0.4 < time.perf_counter() - start < 1
+        assert 0.1 < time.perf_counter() - start < 1
+
+
+async def test_a_way_that_swallows_connections_is_given_up() -> None:
+    """Where a connection is neither made nor refused, nobody waits for it to time out."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(8)]
+        for one in waiting:  # those that nobody accepts fill the queue; what comes then is dropped
+            one.setblocking(False)
+            one.connect_ex(address)
+        async with connect(f"redis://127.0.0.1:{address[1]}", socket_timeout=30) as client:
+            start = time.perf_counter()
+            with pytest.raises(LedgerUnavailable):
+                await RedisLedger(client, patience_seconds=60).open("r", Budget())
+            assert time.perf_counter() - start < 5
+        for one in waiting:
+            one.close()
 
 
 async def test_a_redis_that_refuses_is_unavailable() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import torch
 from ray.serve.context import _RequestContext, _serve_request_context
@@ -287,6 +287,33 @@ async def test_calls_for_one_http_request_are_told_apart(pool: ServePool) -> Non
         await asyncio.create_task(ask())
 
 
+@pytest.mark.parametrize(("priority", "first"), [(-5, True), (10**13, False)])
+async def test_a_call_of_lower_priority_goes_first(
+    pool: ServePool, priority: int, first: bool
+) -> None:
+    """It overtakes those that wait in the engine; one of a higher priority waits for them all."""
+    ask = await asking(pool)
+    others = tuple(ask(40, priority=0) for _ in range(2 * QUEUE - 80))
+    ended: list[str] = []
+
+    async def listen(batch: tuple[Generate, ...]) -> None:
+        async for event in pool.generate(batch):
+            if isinstance(event, Generated):
+                assert event.finish in ("length", "stop"), event.error
+                ended.append(event.id)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(listen(others))
+        async with asyncio.timeout(30):
+            while (await totals(pool))["waiting"] < len(others) // 2:
+                await asyncio.sleep(0.01)
+        call = ask(2, priority=priority)
+        group.create_task(listen((call,)))
+    after = len(ended) - 1 - ended.index(call.id)
+    # It is in one of two engines, of which the other may be as far behind as it has calls.
+    assert (after > len(others) // 3) if first else (after <= len(others) // 2)
+
+
 async def test_a_full_engine_refuses_at_once(pool: ServePool) -> None:
     """Beyond what an engine takes in, calls fail as lost: another worker might take them."""
     ask = await asking(pool)
@@ -411,24 +438,41 @@ async def test_metrics_are_named_by_replica(pool: ServePool) -> None:
     assert "vllm:generation_tokens_total" in metrics[worker]
 
 
-@pytest.mark.timeout(240)
-async def test_a_killed_replica_loses_only_its_own(pool: ServePool) -> None:
-    """The calls of a replica that is killed end as lost, the others' end well, it is replaced."""
+def _kill(replica: psutil.Process) -> None:
+    replica.kill()
+
+
+def _kill_engine(replica: psutil.Process) -> None:
+    _engine(replica).kill()
+
+
+def _stop_engine(replica: psutil.Process) -> None:
+    _engine(replica).suspend()
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("strike", [_kill, _kill_engine, _stop_engine])
+async def test_a_lost_replica_loses_only_its_own(
+    pool: ServePool, strike: Callable[[psutil.Process], None]
+) -> None:
+    """Whether a replica dies, its engine dies or its engine hangs: its calls end as lost, the
+    others' end well, nothing of it stays, and another takes its place.
+    """
     ask = await asking(pool)
     replicas = _replicas("generator")
     engines = [core for replica in replicas for core in replica.children(recursive=True)]
     batch = tuple(ask(400, stream=True) for _ in range(16))
     ended: dict[str, Generated] = {}
-    killed = False
+    struck = False
     began = time.monotonic()
     async for event in pool.generate(batch):
         if isinstance(event, Generated):
             assert event.id not in ended
             ended[event.id] = event
-        elif not killed:
-            killed = True
-            replicas[0].kill()
-    assert time.monotonic() - began < 30
+        elif not struck:
+            struck = True
+            strike(replicas[0])
+    assert time.monotonic() - began < 60
     lost = [one for one in ended.values() if one.lost]
     assert ended.keys() == {call.id for call in batch}
     assert len(lost) == 8
@@ -437,11 +481,17 @@ async def test_a_killed_replica_loses_only_its_own(pool: ServePool) -> None:
 
     after = ask(4)
     assert not (await ends(pool.generate((after,))))[after.id].lost
-    async with asyncio.timeout(180):
-        while not await pool.ready():
+    async with asyncio.timeout(300):
+        while replicas[0].is_running() or not await pool.ready():
             await asyncio.sleep(0.2)
     await idle(pool)
     assert len([core for core in engines if core.is_running()]) == len(engines) // 2
+
+
+def _engine(replica: psutil.Process) -> psutil.Process:
+    """The process of a replica's engine."""
+    (core,) = (it for it in replica.children() if "EngineCore" in it.name() + it.cmdline()[0])
+    return core
 
 
 async def _running(pool: ServePool, calls: int) -> None:

@@ -60,3 +60,22 @@ async def test_the_applications_request_id_is_the_only_one() -> None:
     async with client() as http:
         response = await http.get("/")
     assert response.headers.get_list("x-request-id") == ["ours"]
+
+
+async def test_serves_own_paths_are_closed_but_liveness() -> None:
+    """They are answered before keys are asked for: only the one that says no more than that."""
+    async with client() as http:
+        for path in ("/-/routes", "/-/routes/", "/-/", "/-", "/-/healthz/"):
+            response = await http.get(path)
+            assert response.status_code == 404
+            assert response.json()["error"]["message"] == "There is nothing here."
+        # Here nobody answers it; what matters is that it was handed on.
+        assert "There is nothing here" not in (await http.get("/-/healthz")).text
+
+
+async def test_more_headers_than_anybody_needs_are_refused() -> None:
+    """Neither many nor long ones reach the proxy."""
+    async with client() as http:
+        many = {f"x-{number}": "" for number in range(200)}
+        for headers in (many, {"x-long": "a" * 40_000}):
+            assert (await http.get("/", headers=headers)).status_code == 431

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 import structlog
+from starlette.types import Receive, Scope, Send
 
-from services.reasoning import Reply
-from services.telemetry import LogFormat, LogLevel, configure_logging
+from services.run import Reply
+from services.telemetry import LogFormat, LogLevel, Telemetry, configure_logging
+from services.tenants import IN_SCOPE, Tenant
 from tests.contract.scripted_service import BODY, CHAT, ScriptedReasoner, ScriptedRun, Stage
 
 
@@ -46,6 +50,8 @@ async def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
         "event": "answered",
         "level": "info",
         "request_id": response.headers["x-request-id"],
+        "trace_id": response.headers["x-request-id"],
+        "tenant": "local",
         "status": 200,
         "code": None,
         "stream": False,
@@ -57,6 +63,60 @@ async def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
         "reward_tokens": 130,
         "micro_usd": 12_345,
     }
+
+
+async def test_the_line_names_the_trace_that_the_client_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """So a client's log and this one can be laid side by side; no made-up header counts."""
+    configure_logging("json")
+    theirs = "4bf92f3577b34da6a3ce929d0e0e4736"
+    rest = "00f067aa0ba902b7-01"
+    for header in (f"00-{theirs}-{rest}", "", "swordfish", f"ff-{theirs}-{rest}"):
+        response = await request(Stage(), {b"traceparent": header.encode()})
+        (line,) = logged(capsys)
+        own = response.headers["x-request-id"]
+        assert line["trace_id"] == (theirs if header.startswith("00") else own)
+
+
+async def test_content_is_logged_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """The question and the reply, on the line of the request."""
+    configure_logging("json", content=True)
+    await request(Stage(telemetry=Telemetry(log_content=True)))
+    (line,) = logged(capsys)
+    assert line["question"] == BODY["messages"][0]["content"]
+    assert line["reply"].endswith("#### 42")
+
+
+async def test_the_line_names_the_tenant(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an answer and of a refusal, as does what the metrics count."""
+    configure_logging("json")
+    stage = Stage()
+    app = stage.app()
+
+    async def known(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[IN_SCOPE] = Tenant("acme")
+        await app(scope, receive, send)
+
+    transport = httpx.ASGITransport(known)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        await http.post(CHAT, json=BODY)
+        await http.post(CHAT, json={**BODY, "n": 0})
+    assert [line["tenant"] for line in logged(capsys)] == ["acme", "acme"]
+    value = stage.telemetry.registry.get_sample_value
+    assert value("longthink_tenant_requests_total", {"tenant": "acme", "status": "200"}) == 1
+    assert value("longthink_tenant_requests_total", {"tenant": "acme", "status": "400"}) == 1
+
+
+def test_nobody_pays_for_spans_who_does_not_ask_for_them() -> None:
+    """What makes them and what sends them isn't imported, neither by the edge nor by workers."""
+    code = (
+        "import sys, services.app, workers.replica\n"
+        "print([it for it in sys.modules"
+        " if it == 'services.spans' or it.startswith('opentelemetry.exporter.otlp')])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
 
 
 async def test_a_refusal_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +66,12 @@ def test_a_service_that_stops_takes_its_engines_off_the_cluster(
     class Handle:
         """Nothing is under way there."""
 
-        def __getattr__(self, name: str) -> Any:
+        def broadcast(self, method: str, seconds: float) -> Any:
+            assert method == "drain"
             return self
 
-        def result(self, timeout_s: float) -> None:
-            return None
-
-        def remote(self, seconds: float) -> Any:
-            return self
+        async def results_async(self, *, return_exceptions: bool) -> list[None]:
+            return [None]
 
     monkeypatch.setattr(serve, "run", lambda *_, **__: Handle())
     service = app.Service.start(ELSEWHERE)
@@ -77,6 +79,34 @@ def test_a_service_that_stops_takes_its_engines_off_the_cluster(
     service.stop()
     service.stop()
     assert deleted == ["longthink"]
+
+
+def test_a_second_signal_means_at_once(deleted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge is told to hurry, once, and what was started is stopped all the same."""
+    asked: list[str] = []
+
+    class Handle:
+        """An edge that has requests under way until it is told to hurry."""
+
+        def broadcast(self, method: str, *_: float) -> Any:
+            asked.append(method)
+            return self
+
+        async def results_async(self, *, return_exceptions: bool) -> list[None]:
+            while "hurry" not in asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.sleep(0.1)
+            return [None]
+
+    monkeypatch.setattr(serve, "run", lambda *_, **__: Handle())
+    service = app.Service.start(ELSEWHERE)
+    before = signal.getsignal(signal.SIGTERM)
+    began = time.monotonic()
+    service.stop()
+    assert asked == ["drain", "hurry"]
+    assert time.monotonic() - began < 10, "far less than the grace period"
+    assert deleted == ["longthink"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_another_models_calibration_is_refused_before_anything_starts(

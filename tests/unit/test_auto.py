@@ -110,6 +110,24 @@ def test_two_that_agree_but_score_badly_are_not(score: float) -> None:
     assert under.progress()[0] == 4
 
 
+def test_who_can_pay_for_a_few_samples_has_them_side_by_side() -> None:
+    """Nothing that they would show leaves enough to go on with."""
+    few = auto(tokens=490, likely=100)
+    assert len(few.ask(100)) == 4  # unanimous, they would satisfy the rule
+    more = auto(tokens=500, likely=100)
+    assert len(more.ask(100)) == 2
+
+
+def test_who_may_take_many_samples_sees_two_more_before_a_plan() -> None:
+    """One of two that differ may just have been unlucky: that is cheap to find out."""
+    numbers = iter(["7", "8"])
+    answer: Answers = lambda _: (f"#### {next(numbers, 7)}", 0.95)  # noqa: E731
+    decided = run(auto(candidates=64), answer)
+    assert decided[:2] == ["probe", "widen"]
+    assert "decompose" not in decided
+    assert run(auto(candidates=64), differing(0.95))[:3] == ["probe", "widen", "decompose"]
+
+
 def test_a_plan_is_tried_where_more_samples_differ_from_two_that_scored_badly() -> None:
     answers = iter(["7", "7", "8", "9"])
     decided = run(auto(), lambda _: (f"#### {next(answers, 7)}", 0.1))

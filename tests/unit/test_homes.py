@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -160,3 +161,25 @@ def test_memory_is_bounded() -> None:
     loads = {"a": 1}
     assert at(homes.share([("r", 0, 0)], loads), 1) == ["a"]
     assert at(homes.share([("r", 1, 0)], loads), 1) == ["b"]
+
+
+def test_of_many_replicas_all_get_their_turn() -> None:
+    """Beyond those that are looked at for one batch, each has its turn all the same."""
+    homes = met(*map(str, range(1000)))
+    loads: Counter[str] = Counter()
+    for _ in range(500):
+        for name, share in homes.share([()] * 8, loads):
+            loads[name] += len(share)
+            homes.settle(name, ())
+    assert set(loads.values()) == {4}
+    assert len(loads) == 1000
+
+
+def test_among_many_replicas_branches_find_their_home() -> None:
+    """Where a branch lives is looked at wherever that is, and left if it is overloaded."""
+    homes = met(*map(str, range(1000)))
+    homes.settle("999", [("r", 1)])
+    ((name, share),) = homes.share([("r", 1, 2)], {})
+    assert (name, share) == ("999", [0])
+    ((name, _),) = homes.share([("r", 1, 2)], {"999": 50})
+    assert name != "999"

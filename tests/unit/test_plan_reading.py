@@ -27,7 +27,7 @@ def holds(plan: Plan) -> None:
     assert 1 <= len(ids) == len(set(ids)) <= MOST_STEPS + 1
     known: set[str] = set()
     for step in plan.steps:
-        assert step.question
+        assert step.question.encode()
         assert set(step.needs) <= known
         known.add(step.id)
     useful = {plan.last.id}
@@ -41,6 +41,12 @@ def read(text: str) -> Plan:
     assert plan is not None
     holds(plan)
     return plan
+
+
+def test_half_of_a_character_is_replaced() -> None:
+    """JSON can name one, and nothing that a plan goes into could be encoded."""
+    text = json.dumps(GOOD).replace("3 pens", r"3 \ud83d pens")
+    assert "3 ? pens" in read(text).steps[0].question
 
 
 def test_a_good_plan_is_read_as_it_is() -> None:

@@ -41,9 +41,10 @@ class Replicas:
         assert (method_name, stream) == ("generate", True)
         return self
 
-    def remote(self, batch: tuple[Generate, ...], *, home: str) -> Response:
+    def remote(self, batch: tuple[Generate, ...], *, home: str, avoid: tuple[str, ...]) -> Response:
         taken = Counter(name for name, _ in self.batches)
-        name = home if home in self.alive else min(self.alive, key=lambda one: taken[one])
+        ranked = sorted(self.alive, key=lambda one: (one in avoid, one != home, taken[one]))
+        name = ranked[0]
         self.batches.append((name, len(batch)))
         return Response(self._run(name, batch))
 
@@ -57,7 +58,7 @@ class Replicas:
                 raise RayError(f"{name} is gone")
             yield (event,)
 
-    async def _prepare(self, messages: Messages) -> Prompt:
+    async def _prepare(self, messages: Messages, *, avoid: tuple[str, ...]) -> Prompt:
         name, replica = next(iter(self.alive.items()))
         return await replica.prepare((*messages, ("assistant", name)))
 

@@ -176,7 +176,14 @@ def test_a_value_that_is_no_toml_is_refused() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org", ""])  # noqa: S104 - refused
 def test_other_machines_are_kept_out(host: str) -> None:
     """Listening where others can connect is refused, and the message says what to do instead."""
-    assert "Listen on 127.0.0.1" in refusal(None, f"service.host={host}")
+    assert "Set service.keys = true" in refusal(None, f"service.host={host}")
+
+
+def test_other_machines_may_come_with_keys() -> None:
+    """With keys any address may be listened on, and the keys need a Redis that keeps them."""
+    said = ["service.host=0.0.0.0", "service.keys=true"]
+    assert load(None, [*said, "redis.url=redis://a"], {}).service.keys
+    assert "set redis.url" in refusal(None, *said)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -272,7 +279,9 @@ def test_blocks_that_the_cpu_cannot_read_are_refused() -> None:
 
 
 def test_well_known_variables_are_heeded() -> None:
-    """REDIS_URL and RAY_ADDRESS are taken, unless our own variable says otherwise."""
+    """REDIS_URL, RAY_ADDRESS and OpenTelemetry's are taken, unless our own says otherwise."""
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
+    assert load(None, [], collector).telemetry.otlp_endpoint == "http://c:4318"
     env = {"REDIS_URL": "redis://a", "RAY_ADDRESS": "auto"}
     settings = load(None, [], env)
     assert (settings.redis.url, settings.ray.address) == ("redis://a", "auto")
@@ -318,3 +327,12 @@ def test_every_setting_is_described() -> None:
     assert defaults["redis.url"] == "none"
     assert defaults["generator.extra"] == "{}"
     assert defaults["service.port"] == "8000"
+
+
+def test_each_edge_admits_its_part() -> None:
+    """Of what all generators work on at once, and of the queue; no place is lost by rounding."""
+    assignments = ["generator.replicas=3", "service.replicas=2", "admission.queue_requests=5"]
+    rules = load(None, [*assignments, "admission.fill=2"], {}).rules()
+    assert rules.capacity == 2 * 3 * 64 / 2
+    assert rules.queue_requests == 3
+    assert Settings().rules().capacity == 64

@@ -78,3 +78,11 @@ def test_what_nobody_heard_is_to_be_read_again() -> None:
     assert not scores.missed([b"a"])
     assert scores.complete([b"a", b"b"], [0.1, 0.2]) == (0.1, 0.2)
     assert not scores.missed([b"a", b"b"])
+
+
+def test_what_is_read_under_one_salt_has_other_names_under_another() -> None:
+    """No tenant is told the scores of what only another had read."""
+    ids, ends = [1, 2, 3, 4], [1, 3]
+    assert prefix_names(ids, ends, "a") == prefix_names(ids, ends, "a")
+    for one, other in zip(prefix_names(ids, ends, "a"), prefix_names(ids, ends, "b"), strict=True):
+        assert one != other

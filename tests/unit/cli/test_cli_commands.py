@@ -42,7 +42,7 @@ class Service:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
         return cls()
 
-    def wait(self):
+    def wait(self, replace=None):
         print("waiting", flush=True)
         threading.Event().wait()
 
@@ -70,7 +70,7 @@ def test_help_lists_the_commands(longthink: Run) -> None:
     """Help names every command with what it does."""
     code, out, _ = longthink("--help")
     assert code == 0
-    for command in ("serve", "ask", "eval", "replay", "demo", "doctor"):
+    for command in ("serve", "ask", "eval", "load", "replay", "demo", "doctor"):
         assert command in out
 
 
@@ -222,7 +222,7 @@ def test_other_machines_are_kept_out(longthink: Run) -> None:
     """Serving where others can connect is refused while there are no keys."""
     code, _, err = longthink("serve", "--host", "0.0.0.0")  # noqa: S104 - refused
     assert code == 1
-    assert "no API keys yet" in err
+    assert "Set service.keys = true" in err
 
 
 def test_demo_asks_two_questions_once_and_with_many(fake_service: Any, longthink: Run) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from services.cli import checks
 from services.cli.checks import Level
@@ -147,6 +148,20 @@ def test_a_redis_that_is_named_must_answer() -> None:
     check = checks.redis(settings("redis.url=redis://127.0.0.1:9/0"))
     assert check.level is Level.BAD
     assert "doesn't answer" in check.detail
+
+
+def test_a_redis_that_drops_budgets_is_noted(redis_url: str) -> None:
+    """One that drops keys when it is full may drop what was spent; the embedded one drops none."""
+    named = settings(f"redis.url={redis_url}")
+    assert checks.redis(named).level is Level.GOOD
+    with Redis.from_url(redis_url) as admin:
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            check = checks.redis(named)
+        finally:
+            admin.config_set("maxmemory-policy", "noeviction")
+    assert check.level is Level.NOTE
+    assert "noeviction" in str(check.remedy)
 
 
 def test_without_a_redis_an_own_one_is_found() -> None:

@@ -375,7 +375,7 @@ def test_another_search_ends_with_1(longthink: Run, tmp_path: Path) -> None:
         ({"id": "abc", "events": [{"kind": "opened", "data": {}}]}, "This trace has no end"),
         (
             {"id": "abc", "events": [{"kind": "opened", "data": {}}, events()[5]]},
-            "isn't a trace of longthink's: KeyError('query')",
+            "isn't a trace as longthink writes it: KeyError('query')",
         ),
     ],
 )

@@ -1,0 +1,206 @@
+"""The simulator against the real thing: throughput and latency of the reference models.
+
+    .venv/bin/python -m tests.bench.simulator [--replicas 1,2] [--users 1,4,12] [--seconds 20]
+
+It starts the service here, measures its workers, and has so many users ask questions, each the next
+one when the last was answered; then it simulates the same users with what was just measured. All of
+the service shares the cores of this machine, and so do the simulated parts. Prints a table and ends
+with 1 if throughput or median latency is off by more than --allowed.
+
+Whatever else the machine does between the measuring and the asking makes the two differ: it says
+how fast a loop of Python ran meanwhile, against its best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.running import service
+from services.cli.simulating import ways_of
+from services.client import Client
+from services.evaluation.questions import Question as Asked
+from services.evaluation.questions import synthetic
+from services.simulation.explaining import Engines, fitted, misfit
+from services.simulation.fit import SEED, Fitter
+from services.simulation.model import Model
+from services.simulation.processes import cpu_seconds
+from services.simulation.run import Load, Site, simulate
+
+SPLITS = ("easy", "hard")
+QUESTIONS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """So many users on so many replicas: requests a second and median seconds, both ways."""
+
+    replicas: int
+    users: int
+    throughput: tuple[float, float]
+    p50: tuple[float, float]
+    tokens: tuple[float, float]
+    slowed: float
+
+    @property
+    def off(self) -> float:
+        """The larger of the two errors, as a part of what is real."""
+        pairs = (self.throughput, self.p50)
+        return max(abs(simulated / real - 1) for real, simulated in pairs)
+
+
+class Machine:
+    """How much slower this process runs than it could: others use the cores, too."""
+
+    def __init__(self) -> None:
+        self._best = min(self._loop() for _ in range(20))
+
+    def slowed(self) -> float:
+        """The present time of a loop, as a multiple of its best."""
+        return statistics.median(self._loop() for _ in range(20)) / self._best
+
+    def _loop(self) -> float:
+        began = time.perf_counter()
+        sum(range(100_000))
+        return time.perf_counter() - began
+
+
+async def real(
+    client: Client, asked: Sequence[Asked], users: int, seconds: float, effort: str
+) -> tuple[float, float, float]:
+    """Requests a second, median seconds and mean tokens of users who ask one after another."""
+    model = await client.model()
+    dice = random.Random(users)
+    took: list[tuple[float, float]] = []
+    tokens: list[int] = []
+    began = time.perf_counter()
+
+    async def use() -> None:
+        while (now := time.perf_counter() - began) < seconds:
+            reply = await client.chat(
+                {
+                    "model": model,
+                    "messages": [{"role": "user", "content": dice.choice(asked).text}],
+                    "seed": dice.randrange(1 << 40),
+                    "reasoning_effort": effort,
+                }
+            )
+            took.append((now, time.perf_counter() - began))
+            tokens.append(reply["longthink"]["spent"]["completion_tokens"])
+
+    await asyncio.gather(*(use() for _ in range(users)))
+    within = [one for one in took if one[1] <= seconds]
+    latencies = [end - start for start, end in took]
+    return len(within) / seconds, statistics.median(latencies), statistics.mean(tokens)
+
+
+async def measured(url: str, engines: Engines, rounds: int) -> Model:
+    """The model of the service at `url`."""
+    async with Client(url) as client:
+        fitter = Fitter(
+            client,
+            engines,
+            cpu_seconds=cpu_seconds,
+            rounds=rounds,
+            questions=QUESTIONS,
+            told=lambda line: print(line, file=sys.stderr),  # noqa: T201
+        )
+        observed = await fitter.observe()
+    model = fitted(observed, engines, "here and now")
+    print(model.generator, model.reward, model.orchestrator, misfit(observed, model))  # noqa: T201
+    return model
+
+
+async def compared(
+    url: str, model: Model, replicas: int, arguments: argparse.Namespace
+) -> list[Row]:
+    """A row for each number of users."""
+    machine, rows = Machine(), []
+    asked = [one for split in SPLITS for one in synthetic(split, QUESTIONS, SEED)]
+    cores = float(len(os.sched_getaffinity(0)))
+    async with Client(url) as client:
+        for users in map(int, arguments.users.split(",")):
+            before = machine.slowed()
+            seconds = arguments.seconds
+            there = await real(client, asked, users, seconds, arguments.effort)
+            load = Load(
+                questions=model.of(",".join(SPLITS)),
+                efforts=(arguments.effort,),
+                seconds=5 * seconds,
+                users=users,
+                repeated=True,
+            )
+            site = Site(workers=replicas, rewards=1, cores=cores)
+            # It has a loop of its own.
+            here = await asyncio.to_thread(simulate, model, site, load, ways_of(None, ()))
+            rows.append(
+                Row(
+                    replicas,
+                    users,
+                    (there[0], here.throughput),
+                    (there[1], here.p50),
+                    (there[2], here.completion_tokens),
+                    max(before, machine.slowed()),
+                )
+            )
+    return rows
+
+
+def table(rows: Sequence[Row], allowed: float) -> Table:
+    """Real against simulated."""
+    printed = Table(title=f"real → simulated, at most {allowed:.0%} apart")
+    for name in ("replicas", "users", "requests/s", "median s", "tokens", "off", "machine"):
+        printed.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        style = "red" if row.off > allowed else "green"
+        printed.add_row(
+            str(row.replicas),
+            str(row.users),
+            f"{row.throughput[0]:.2f} → {row.throughput[1]:.2f}",
+            f"{row.p50[0]:.2f} → {row.p50[1]:.2f}",
+            f"{row.tokens[0]:.0f} → {row.tokens[1]:.0f}",
+            f"[{style}]{row.off:.0%}[/]",
+            f"{row.slowed:.1f} x slower",
+        )
+    return printed
+
+
+def main() -> None:
+    """Measure, ask, simulate, compare."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--replicas", default="1,2", metavar="N,N")
+    parser.add_argument("--users", default="1,4,12", metavar="N,N")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--effort", default="low")
+    parser.add_argument("--rounds", type=int, default=2, help="how often batches are measured")
+    parser.add_argument("--allowed", type=float, default=0.15)
+    parser.add_argument("--keep", type=Path, help="where the measured model is written")
+    arguments = parser.parse_args()
+    told = Console(stderr=True)
+    engines = Engines(delimiter="\n")
+    model: Model | None = None
+    rows: list[Row] = []
+    for replicas in map(int, arguments.replicas.split(",")):
+        with service(None, None, [f"generator.replicas={replicas}"], told) as url:
+            if model is None:
+                model = asyncio.run(measured(url, engines, arguments.rounds))
+                if arguments.keep is not None:
+                    model.save(arguments.keep)
+            rows += asyncio.run(compared(url, model, replicas, arguments))
+        Console(width=120).print(table(rows, arguments.allowed))
+    sys.exit(any(row.off > arguments.allowed for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Three times the load that the service can bear, and a greedy tenant: others hardly notice.
+
+    python -m tests.chaos.overload [SECONDS] [DEADLINE]
+
+starts the embedded service with two tenants. Short questions with a DEADLINE (4) in seconds come
+at random, whether or not the ones before them were answered (Poisson, SECONDS (20) at each rate).
+First they come at some rates around what a closed loop of clients gets through: the one with the
+most correct answers in time a second is what the service can bear. Then three times as many come,
+and last a tenant asks ten times its three quarters of that while another asks for its quarter. What
+must hold:
+
+- at three times the load, goodput is at least 90% of its peak;
+- of what is refused there, 99% is within 50 ms, and all of it with Retry-After;
+- the median latency of the modest tenant grows by 10% at most through the other's greed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from redis.asyncio import Redis
+
+from services.app import Service
+from services.keyring import Keyring
+from services.redis_server import RedisServer
+from services.settings import RedisSettings, ServiceSettings, Settings
+from tests.chaos.figures import Figure, console, tell
+from workers.reference.synthetic import queries
+
+CHAT = "/v1/chat/completions"
+MODEL = "longthink-reference"
+CLIENTS = 32
+AROUND = (0.6, 0.8, 1.0, 1.2)
+LATE = 0.25
+"""Seconds after the deadline in which an answer still counts as in time: it has to come here."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What became of one tenant's requests."""
+
+    correct: int = 0
+    answered: int = 0
+    late: int = 0
+    latencies: list[float] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
+    bare: int = 0
+    """Refusals without Retry-After."""
+    others: Counter[str] = field(default_factory=Counter)
+
+    def took(self, reply: httpx.Response, seconds: float, right: str, deadline: float) -> None:
+        """Count a response."""
+        said = reply.json()
+        if reply.status_code in (429, 503):
+            self.refusals.append(seconds)
+            self.bare += "retry-after" not in reply.headers
+            self.others[said["error"]["code"]] += 1
+        elif reply.status_code == 200 and said["longthink"]["answer"] is not None:
+            self.answered += 1
+            self.late += seconds > deadline + LATE
+            self.correct += seconds <= deadline + LATE and said["longthink"]["answer"] == right
+            self.latencies.append(seconds)
+        else:
+            self.others[str(reply.status_code)] += 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.correct} correct in time of {self.answered} answered ({self.late} late), "
+            f"p50 {percentile(self.latencies, 0.5):.2f} s; {len(self.refusals)} refused, "
+            f"p50 {percentile(self.refusals, 0.5) * 1000:.0f} ms, "
+            f"p99 {percentile(self.refusals, 0.99) * 1000:.0f} ms; {dict(self.others)}"
+        )
+
+
+class Crowd:
+    """Clients of a running service, each tenant with its key."""
+
+    def __init__(self, http: httpx.AsyncClient, deadline: float) -> None:
+        self._http = http
+        self._deadline = deadline
+        self._questions = itertools.cycle(queries("test", "easy", 200, seed=23))
+        self._chance = random.Random(5)
+
+    async def ask(self, key: str, seen: Seen) -> None:
+        """One question."""
+        query = next(self._questions)
+        body: dict[str, Any] = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": query.question}],
+            "longthink": {"strategy": "single", "budget": {"deadline_seconds": self._deadline}},
+        }
+        began = time.monotonic()
+        try:
+            headers = {"authorization": f"Bearer {key}"}
+            reply = await self._http.post(CHAT, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            seen.others[type(error).__name__] += 1
+            return
+        seen.took(reply, time.monotonic() - began, str(query.answer), self._deadline)
+
+    async def closed(self, key: str, seconds: float) -> float:
+        """Answers a second that so many clients get who ask again at once."""
+        seen, until = Seen(), time.monotonic() + seconds
+
+        async def client() -> None:
+            while time.monotonic() < until:
+                await self.ask(key, seen)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(client())
+        return seen.answered / seconds
+
+    async def open(self, rates: dict[str, float], seconds: float) -> dict[str, Seen]:
+        """What became of requests that come at these rates, by key."""
+        seen = {key: Seen() for key in rates}
+
+        async def stream(key: str, rate: float, group: asyncio.TaskGroup) -> None:
+            due = time.monotonic()
+            until = due + seconds
+            while (due := due + self._chance.expovariate(rate)) < until:
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                group.create_task(self.ask(key, seen[key]))
+
+        async with asyncio.TaskGroup() as group:
+            for key, rate in rates.items():
+                group.create_task(stream(key, rate, group))
+        return seen
+
+
+def percentile(values: list[float], part: float) -> float:
+    """A percentile; 0 of nothing."""
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, int(part * len(ranked)))] if ranked else 0.0
+
+
+async def measure(url: str, keys: tuple[str, str], seconds: float, deadline: float) -> int:
+    """All of it; the exit code."""
+    modest, greedy = keys
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
+        crowd = Crowd(http, deadline)
+        await crowd.closed(modest, seconds / 2)
+        through = await crowd.closed(modest, seconds)
+        told = console()
+        told.print(f"{CLIENTS} clients in a closed loop: {through:.1f} answers a second")
+        goodputs: dict[float, float] = {}
+
+        async def at(rate: float) -> Seen:
+            seen = (await crowd.open({modest: rate}, seconds))[modest]
+            told.print(f"{rate:.1f} a second: {seen}")
+            return seen
+
+        for part in AROUND:
+            goodputs[part * through] = (await at(part * through)).correct / seconds
+        bearable = max(goodputs, key=goodputs.__getitem__)
+        much = await at(3 * bearable)
+        shares = []
+        for greed in (1, 10):
+            rates = {modest: bearable / 4, greedy: greed * bearable * 3 / 4}
+            shares.append(await crowd.open(rates, seconds))
+            told.print(f"modest beside {greed} x greedy: {shares[-1][modest]}")
+    return tell(_figures(goodputs[bearable], bearable, much, seconds, shares, modest))
+
+
+def _figures(
+    peak: float,
+    bearable: float,
+    much: Seen,
+    seconds: float,
+    shares: list[dict[str, Seen]],
+    modest: str,
+) -> list[Figure]:
+    goodput = much.correct / seconds
+    slowest = percentile(much.refusals, 0.99)
+    before, after = (percentile(one[modest].latencies, 0.5) for one in shares)
+    slower = after / before - 1 if before else 1.0
+    answered = [len(one[modest].latencies) for one in shares]
+    return [
+        Figure(
+            f"goodput at three times the load ({3 * bearable:.0f} requests a second)",
+            ">= 90% of its peak",
+            f"{goodput / peak:.0%} ({goodput:.1f} of {peak:.1f} a second)",
+            held=goodput >= 0.9 * peak,
+        ),
+        Figure(
+            f"refused at that load ({len(much.refusals)} requests)",
+            "p99 <= 50 ms, all with Retry-After",
+            f"p99 {slowest * 1000:.0f} ms, {much.bare} without",
+            held=slowest <= 0.05 and not much.bare and bool(much.refusals),
+        ),
+        Figure(
+            "a modest tenant beside one that asks ten times its share",
+            "<= 10% slower",
+            f"{slower:+.0%} (p50 {before:.2f} to {after:.2f} s, {answered} answered)",
+            held=slower <= 0.1 and answered[1] >= 0.9 * answered[0],
+        ),
+    ]
+
+
+async def _keys(url: str) -> tuple[str, str]:
+    async with Redis.from_url(url) as redis:
+        keyring = Keyring(redis)
+        return await keyring.make("modest"), await keyring.make("greedy")
+
+
+def main(seconds: float = 20, deadline: float = 4) -> int:
+    with RedisServer() as redis:
+        settings = Settings(
+            redis=RedisSettings(url=redis.url),
+            service=ServiceSettings(port=0, keys=True, log_level="warning"),
+        )
+        keys = asyncio.run(_keys(redis.url))
+        with Service.start(settings) as service:
+            return asyncio.run(measure(service.url, keys, seconds, deadline))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(float, sys.argv[1:])))

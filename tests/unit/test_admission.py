@@ -1,0 +1,356 @@
+"""Who begins, who waits and who is refused; in virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from services.admission import Admission, Place, Reason, Refused, Rules
+from services.expectations import Expectations, Kind
+from services.tenants import LOCAL, Tenant
+from tests.unit.queueing import SEQUENCES, Cluster, Figures, Stream
+
+ONE = Kind("single", 1)
+GREEDY, MODEST = Tenant("greedy"), Tenant("modest")
+
+
+def admission(capacity: float = 4, **rules: float) -> Admission:
+    return Admission(Rules(capacity=capacity, **rules))  # type: ignore[arg-type]
+
+
+def began(asked: Admission) -> list[Place]:
+    return [it for it in asked.news() if it.refused is None]
+
+
+def refusal(asked: Admission, now: float, tenant: Tenant, deadline: float | None = None) -> Refused:
+    with pytest.raises(Refused) as caught:
+        asked.ask(now, tenant, ONE, deadline)
+    return caught.value
+
+
+def experienced(capacity: float, seconds: float, **rules: float) -> Admission:
+    """One that knows that a request takes so long."""
+    asked = admission(capacity, **rules)
+    asked.end(asked.ask(-seconds, LOCAL, ONE), 0.0, drawn=1)
+    return asked
+
+
+def test_what_there_is_room_for_begins_at_once() -> None:
+    """The others wait in order, and begin as places become free."""
+    asked = admission(2)
+    places = [asked.ask(0, LOCAL, ONE) for _ in range(4)]
+    assert [it.began for it in places] == [0, 0, None, None]
+    asked.end(places[0], 5, drawn=1)
+    assert began(asked) == [places[2]]
+    asked.leave(places[1], 6)
+    assert began(asked) == [places[3]]
+    assert places[3].began == 6
+
+
+def test_one_request_may_always_run() -> None:
+    """However much it asks for; and the next one waits until it is over."""
+    asked = admission(4)
+    huge = asked.ask(0, LOCAL, Kind("majority", 4096))
+    assert huge.began == 0
+    small = asked.ask(1, LOCAL, ONE)
+    assert small.began is None
+    asked.end(huge, 2, drawn=4096)
+    assert began(asked) == [small]
+
+
+def test_a_kind_counts_for_what_it_draws() -> None:
+    """Requests that stop early leave room for more of their kind."""
+    asked = admission(64)
+    kind = Kind("auto", 16)
+    for now in range(100):
+        asked.end(asked.ask(now, LOCAL, kind), now + 1, drawn=4)
+    assert sum(asked.ask(200, LOCAL, kind).began is not None for _ in range(20)) == 16
+
+
+@pytest.mark.parametrize(("weight", "candidates"), [(1, 1), (3, 1), (1, 4), (0.5, 2)])
+def test_tenants_that_wait_are_served_by_weight(weight: float, candidates: int) -> None:
+    """Counted in candidates, over any stretch of time in which both have work waiting."""
+    asked = admission(8, queue_requests=1000)
+    heavy, light = Tenant("heavy", weight=weight), Tenant("light")
+    running = [asked.ask(0, heavy, Kind("majority", candidates)) for _ in range(8)]
+    for _ in range(200):
+        asked.ask(0, heavy, Kind("majority", candidates))
+        asked.ask(0, light, ONE)
+    running = [it for it in running if it.began is not None]
+    served: Counter[str] = Counter()
+    while sum(served.values()) < 100:
+        done = running.pop(0)
+        asked.end(done, 1, drawn=done.kind.candidates)
+        for place in began(asked):
+            running.append(place)
+            served[place.tenant.id] += place.kind.candidates
+    assert served["heavy"] / served["light"] == pytest.approx(weight, rel=0.2)
+
+
+def test_a_tenant_that_comes_late_is_not_behind_those_that_wait() -> None:
+    """Nor may it make up for the time in which it asked for nothing."""
+    asked = admission(1, queue_requests=1000, wait_seconds=1000)
+    first = asked.ask(0, GREEDY, ONE)
+    for _ in range(100):
+        asked.ask(0, GREEDY, ONE)
+    for now in range(50):
+        asked.end(first, now, drawn=1)
+        (first,) = began(asked)
+    late = [asked.ask(60, MODEST, ONE) for _ in range(10)]
+    order = []
+    for now in range(61, 81):
+        asked.end(first, now, drawn=1)
+        (first,) = began(asked)
+        order.append(first.tenant.id)
+    assert order[:2].count("modest") == 1
+    assert order[:20].count("modest") == 10
+    assert all(it.began is not None for it in late)
+
+
+def test_a_lower_priority_goes_first() -> None:
+    """Whoever waited longer."""
+    asked = admission(1)
+    first = asked.ask(0, LOCAL, ONE)
+    batch = asked.ask(0, Tenant("batch", priority=1), ONE)
+    urgent = asked.ask(5, Tenant("urgent", priority=-1), ONE)
+    asked.end(first, 6, drawn=1)
+    assert began(asked) == [urgent]
+    asked.end(urgent, 7, drawn=1)
+    assert began(asked) == [batch]
+
+
+def test_a_full_queue_is_shared_too() -> None:
+    """Who holds most of it for its weight is refused, or gives up the last that it put there."""
+    asked = admission(1, queue_requests=4)
+    asked.ask(0, GREEDY, ONE)
+    waiting = [asked.ask(0, GREEDY, ONE) for _ in range(4)]
+    assert refusal(asked, 1, GREEDY).reason is Reason.QUEUE_FULL
+    modest = asked.ask(1, MODEST, ONE)
+    assert asked.news() == [waiting[3]]
+    assert waiting[3].refused is not None
+    assert waiting[3].refused.reason is Reason.OVER_SHARE
+    refused = refusal(asked, 2, GREEDY)
+    assert refused.reason is Reason.OVER_SHARE
+    assert refused.own
+    with pytest.raises(Refused):
+        asked.check(GREEDY)
+    asked.check(MODEST)
+    asked.ask(2, MODEST, ONE)
+    assert asked.news() == [waiting[2]], "now they share it evenly"
+    assert refusal(asked, 2, MODEST).reason is Reason.OVER_SHARE
+    assert modest.refused is None
+
+
+def test_what_gave_way_is_not_charged() -> None:
+    """A tenant whose requests were refused has no less of what comes."""
+    asked = admission(1, queue_requests=8)
+    first = asked.ask(0, GREEDY, ONE)
+    for _ in range(8):
+        asked.ask(0, GREEDY, ONE)
+    for _ in range(4):
+        asked.ask(0, MODEST, ONE)
+    for _ in range(100):
+        refusal(asked, 0, GREEDY)
+    assert sum(it.refused is not None for it in asked.news()) == 4
+    order = []
+    for now in range(1, 9):
+        asked.end(first, now, drawn=1)
+        (first,) = began(asked)
+        order.append(first.tenant.id)
+    assert Counter(order[:4]) == {"greedy": 2, "modest": 2}
+
+
+def test_a_deadline_that_the_queue_would_pass_is_refused_at_once() -> None:
+    """With the time after which it may be tried again; a longer one is let in."""
+    asked = experienced(2, 10.0)
+    for _ in range(6):
+        asked.ask(0, LOCAL, ONE)
+    # Four wait for two places, which are free again every ten seconds: so does the next, for 20.
+    refused = refusal(asked, 0, LOCAL, deadline=22.0)
+    assert refused.reason is Reason.DEADLINE
+    assert refused.retry_seconds == pytest.approx(20 - (22 - 10))
+    assert asked.ask(0, LOCAL, ONE, 31.0).began is None
+    assert asked.waiting == 5
+
+
+def test_no_deadline_waits_only_so_long() -> None:
+    """What would wait for longer is refused as too much."""
+    asked = experienced(1, 10.0, wait_seconds=25.0)
+    for _ in range(4):
+        asked.ask(0, LOCAL, ONE)
+    refused = refusal(asked, 0, LOCAL)
+    assert refused.reason is Reason.OVERLOADED
+    assert not refused.own
+
+
+def test_a_tenants_own_queue_is_its_own_fault() -> None:
+    """Where only what it has waiting itself is in its way, it is told so; others get in."""
+    asked = experienced(1, 10.0, wait_seconds=35.0)
+    for _ in range(4):
+        asked.ask(0, GREEDY, ONE)
+    asked.ask(0, MODEST, ONE)
+    assert refusal(asked, 0, GREEDY).reason is Reason.OVER_SHARE
+    asked.ask(0, MODEST, ONE)
+
+
+def test_nobody_is_refused_for_what_nobody_knows() -> None:
+    """Before anything has ended, all wait whose deadline leaves time to."""
+    asked = admission(1)
+    for _ in range(10):
+        asked.ask(0, LOCAL, ONE, 1.0)
+    assert asked.waiting == 9
+
+
+def test_what_has_waited_too_long_is_refused() -> None:
+    """When its time has come, or, at the latest, when it would begin."""
+    asked = admission(1, deadline_share=0.5)
+    first = asked.ask(0, LOCAL, ONE)
+    one, other = (asked.ask(0, LOCAL, ONE, 10.0) for _ in range(2))
+    assert one.until == 5.0
+    asked.expire(one, 5.0)
+    asked.end(first, 6.0, drawn=1)
+    for place in (one, other):
+        assert place.refused is not None
+        assert place.refused.reason is Reason.DEADLINE
+    assert asked.news() == [one, other]
+    assert (asked.waiting, asked.running) == (0, 0)
+
+
+def test_one_pass_must_fit_into_what_is_left() -> None:
+    """A search without time for a single candidate isn't begun."""
+    asked = admission(1)
+    asked.ask(0, LOCAL, ONE)
+    assert asked.ask(0, LOCAL, ONE, 2.0, one_pass=1.5).until == 0.5
+
+
+def test_who_leaves_the_queue_is_gone() -> None:
+    """Its place goes to the next, and leaving twice changes nothing."""
+    asked = admission(1)
+    first, second, third = (asked.ask(0, LOCAL, ONE) for _ in range(3))
+    for _ in range(2):
+        asked.leave(second, 1)
+    asked.end(first, 2, drawn=1)
+    assert began(asked) == [third]
+    asked.end(first, 3, drawn=1)
+    asked.leave(third, 3)
+    assert (asked.waiting, asked.running) == (0, 0)
+
+
+def test_a_closed_one_takes_nothing() -> None:
+    """What waits is refused, what runs goes on."""
+    asked = admission(1)
+    first, second = (asked.ask(0, LOCAL, ONE) for _ in range(2))
+    asked.close()
+    assert asked.news() == [second]
+    assert second.refused is not None
+    assert second.refused.reason is Reason.DRAINING
+    assert refusal(asked, 1, LOCAL).reason is Reason.DRAINING
+    with pytest.raises(Refused):
+        asked.check(LOCAL)
+    asked.end(first, 2, drawn=1)
+    assert asked.running == 0
+
+
+def test_deadlines_that_pass_without_an_answer_mean_less_at_once() -> None:
+    """One step down for those that began together; and up again as others are answered."""
+    asked = admission(100, least_fill=0.5)
+    for now in range(0, 200, 20):
+        together = [asked.ask(now, LOCAL, ONE, 10) for _ in range(5)]
+        for place in together:
+            asked.end(place, now + 10, drawn=0, in_vain=True)
+        if now == 0:
+            assert asked.limit == pytest.approx(90)
+    assert asked.limit == 50
+    for now in range(200, 2000):
+        asked.end(asked.ask(now, LOCAL, ONE, 10), now + 0.5, drawn=1)
+    assert asked.limit == 100
+
+
+def test_means_follow_what_is_seen() -> None:
+    """The first counts in full, later ones as one of the last so many."""
+    expected = Expectations(memory=4)
+    assert expected.seconds(ONE) is None
+    assert expected.width(Kind("majority", 16)) == 16
+    for seconds in (1.0, 3.0):
+        expected.saw(ONE, 1.0, drawn=1, seconds=seconds)
+    assert expected.turnover == 2.0
+    assert expected.seconds(ONE) == 2.0 + 2 * 1.0
+    for _ in range(100):
+        expected.saw(ONE, 1.0, drawn=1, seconds=8.0)
+    assert expected.seconds(ONE) == pytest.approx(8.0, rel=1e-3)
+    assert expected.seconds(Kind("single", 2)) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_each_ends_once(seed: int) -> None:
+    """Every request is begun or refused once, nothing is left over, and there is never too much."""
+    chance = random.Random(seed)
+    asked = admission(10, queue_requests=20)
+    tenants = [Tenant(str(it), weight=1 + it, priority=it % 2) for it in range(4)]
+    places: list[Place] = []
+    told: Counter[Place] = Counter()
+    now = 0.0
+    for _ in range(2000):
+        now += chance.expovariate(10)
+        open_places = [it for it in places if not it.over]
+        act = chance.random()
+        try:
+            if act < 0.5 or not open_places:
+                kind = Kind("majority", chance.choice([1, 2, 16]))
+                deadline = chance.choice([None, 1.0, 30.0])
+                place = asked.ask(now, chance.choice(tenants), kind, deadline)
+                places.append(place)
+            elif act < 0.9:
+                place = chance.choice(open_places)
+                asked.end(place, now, drawn=chance.randrange(17), in_vain=act > 0.85)
+            elif act < 0.95:
+                asked.expire(chance.choice(open_places), now)
+            else:
+                asked.leave(chance.choice(open_places), now)
+        except Refused:
+            pass
+        told.update(asked.news())
+        running = [it for it in places if it.began is not None and not it.over]
+        waiting = [it for it in places if it.began is None and not it.over]
+        assert asked.running == pytest.approx(sum(it.width for it in running))
+        assert asked.waiting == len(waiting) <= 20
+        if len(running) > 1:
+            assert asked.running < 10.001 + max(it.width for it in running)
+        assert not waiting or asked.running > asked.limit - 0.001, "there is room"
+    asked.close()
+    told.update(asked.news())
+    assert all(it.over or it.began is not None for it in places)
+    assert set(told.values()) == {1}
+
+
+def served(rules: Rules, load: float, seconds: float = 60.0) -> tuple[float, Figures]:
+    """The goodput under so many times what the engines can do, and the figures behind it."""
+    cluster = Cluster(rules)
+    cluster.run([Stream(LOCAL, load * 33.0)], seconds)
+    return cluster.goodput(seconds), cluster.figures[LOCAL.id]
+
+
+def test_three_times_too_much_costs_little() -> None:
+    """Goodput under three times the load stays near its peak; without admission it is lost."""
+    rules = Rules(capacity=SEQUENCES)
+    peak = max(served(rules, load)[0] for load in (0.85, 1.0, 1.2))
+    goodput, figures = served(rules, 3.0)
+    assert goodput >= 0.9 * peak
+    assert figures.refused > figures.asked / 2
+    assert figures.late <= 0.05 * len(figures.latencies)
+    assert served(Rules(), 3.0)[0] < 0.5 * peak
+
+
+def test_a_greedy_tenant_slows_no_other() -> None:
+    """Ten times its share makes the modest tenant's answers hardly later than its share did."""
+    medians = []
+    for greed in (1, 10):
+        cluster = Cluster(Rules(capacity=SEQUENCES))
+        streams = [Stream(MODEST, 5.0), Stream(GREEDY, 28.0 * greed)]
+        cluster.run(streams, 60)
+        figures = cluster.figures["modest"]
+        assert len(figures.latencies) >= 0.97 * figures.asked
+        medians.append(figures.median)
+    assert medians[1] <= 1.1 * medians[0]
