@@ -61,10 +61,16 @@ class Lengths:
     def ample(self, max_tokens: int) -> int:
         """What nearly all of them take: half as much again as is likely, or twice the spread."""
         likely = self.likely(max_tokens)
-        return min(max_tokens, max(likely + likely // 2, self.long(max_tokens)))
+        return min(max_tokens, likely + max(likely // 2, round(2 * self.spread)))
 
     def long(self, max_tokens: int) -> int:
-        """What a long one takes, where easy and hard questions come in turn: twice the spread."""
+        """What a long one takes, where easy and hard questions come in turn: twice the spread.
+
+        Where none was seen that is all it may take: who has to choose how many to begin, before any
+        has come to an end, had better choose few.
+        """
+        if self.mean is None:
+            return max_tokens
         return min(max_tokens, self.likely(max_tokens) + round(2 * self.spread))
 
     def likely(self, max_tokens: int) -> int:

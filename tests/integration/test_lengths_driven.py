@@ -64,6 +64,20 @@ async def test_short_questions_do_not_make_a_tree_too_wide_for_a_long_one(
 
 
 @pytest.mark.parametrize("strategy", TREES)
+async def test_the_first_tree_of_a_service_comes_to_an_answer(
+    redis_client: Redis, strategy: str
+) -> None:
+    """Answers take half of what they may, which nothing has said yet."""
+    bench = Bench(redis_client, FakePool(in_steps))
+    sampling = replace(QUERY.sampling, max_tokens=2 * 127)
+    options = replace(
+        wide(strategy=strategy), budget=Budget(candidates=16, completion_tokens=3 * 127)
+    )
+    reply, _ = await bench.ask(options, replace(QUERY, sampling=sampling))
+    assert reply.outcome.answer == "7"
+
+
+@pytest.mark.parametrize("strategy", TREES)
 async def test_trees_that_came_to_nothing_make_the_next_narrower(
     redis_client: Redis, strategy: str
 ) -> None:

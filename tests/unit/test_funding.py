@@ -206,6 +206,12 @@ def test_a_long_one_is_longer_where_lengths_differ() -> None:
     assert mixed.long(400) == pytest.approx(200, abs=10)
 
 
+def test_where_none_was_seen_a_long_one_takes_all_it_may() -> None:
+    """One that is begun on what is likely may wait for more; a tree that is too wide is lost."""
+    unseen = Lengths()
+    assert (unseen.likely(400), unseen.ample(400), unseen.long(400)) == (100, 150, 400)
+
+
 @pytest.mark.parametrize(
     ("learn", "short", "long", "mean"),
     [(Lengths.outgrew, 50, 90, 70), (Lengths.missed, 30, 50, 100)],
