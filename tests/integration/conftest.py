@@ -20,6 +20,9 @@ import pytest_asyncio
 
 # Read by Ray and Ray Serve when they are imported: as the service has it.
 os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
+# But here the event loop stands still between a fixture and its test, and a handle to which
+# something was to be told in that moment never hears of a replica again.
+os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
 os.environ["RAY_SERVE_ENABLE_DIRECT_INGRESS"] = "0"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 Ray spells its settings so
 
@@ -47,11 +50,7 @@ class Engines:
     folder: Path
 
     def handle(self, name: Literal["generator", "process", "outcome"]) -> DeploymentHandle[Any]:
-        """A new way to the engines of this name.
-
-        For one test: between tests no event loop runs, and a handle to which something was to be
-        told in that time never hears of another replica.
-        """
+        """A new way to the engines of this name."""
         return serve.get_app_handle(name)
 
 
