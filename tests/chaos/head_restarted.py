@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 from ray.cluster_utils import Cluster
@@ -90,7 +91,7 @@ async def restart(
     """What became of the requests, and after how many seconds the killed engine was replaced."""
     over = asyncio.Event()
     asking = asyncio.create_task(ask_until(url, over, clients=clients, candidates=CANDIDATES))
-    head = cluster.head_node
+    head: Any = cluster.head_node
     try:
         await asyncio.sleep(seconds)
         await asyncio.to_thread(head.kill_gcs_server)

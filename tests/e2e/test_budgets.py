@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, InternalServerError, OpenAI
 
 from tests.e2e.conftest import MODEL
 
@@ -39,7 +39,8 @@ async def test_no_budget_is_overspent(
 ) -> None:
     """Two hundred requests with random budgets in every dimension: none over by one, most answered.
 
-    Every kind of strategy is among them: whole samples, trees of steps, and refinements.
+    Every kind of strategy is among them: whole samples, trees of steps, and refinements. Where a
+    deadline is too near for all that there is to do, a request may be refused instead, a few are.
     """
     dice = random.Random(1)
     gate = asyncio.Semaphore(SIDE_BY_SIDE)
@@ -55,17 +56,24 @@ async def test_no_budget_is_overspent(
         named = dice.sample(sorted(limits), dice.randrange(1, 4))
         return {name: limits[name] for name in named}
 
-    async def one(question: str) -> tuple[dict[str, float], dict[str, Any]]:
+    async def one(question: str) -> tuple[dict[str, float], dict[str, Any]] | None:
         limits = budget()
         strategy = dice.choice(STRATEGIES)
         asked = ask(question, strategy=strategy, budget=limits, seed=dice.randrange(2**31))
         async with gate:
-            reply = await openai_async.chat.completions.create(**asked)
+            try:
+                reply = await openai_async.chat.completions.create(**asked)
+            except InternalServerError as refused:
+                if refused.code != "deadline_unreachable" or "deadline_seconds" not in limits:
+                    raise
+                return None
         return limits, reply.model_dump()
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(question)) for question in hard(REQUESTS)]
-    replies = [task.result() for task in tasks]
+    results = [task.result() for task in tasks]
+    replies = [result for result in results if result is not None]
+    assert len(replies) >= 0.9 * REQUESTS
     answered = sum(bool(reply["choices"][0]["message"]["content"]) for _, reply in replies)
     assert answered > REQUESTS / 2
     for limits, reply in replies:
