@@ -94,9 +94,9 @@ async def restart(
     head: Any = cluster.head_node
     try:
         await asyncio.sleep(seconds)
-        await asyncio.to_thread(head.kill_gcs_server)
+        head.kill_gcs_server()
         await asyncio.sleep(seconds)
-        await asyncio.to_thread(head.start_gcs_server)
+        head.start_gcs_server()  # which would end with the thread that started it
         await asyncio.sleep(seconds)
         victim = random.Random(1).choice(await asyncio.to_thread(up, "generator"))
         kill(victim)
