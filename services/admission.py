@@ -75,6 +75,7 @@ class Rules:
     queue_requests: int = 512
     wait_seconds: float = 30.0
     deadline_share: float = 0.5
+    surety: float = 0.75
     memory: int = 64
     backoff: float = 0.9
     least_fill: float = 0.1
@@ -313,8 +314,12 @@ class Admission:
         self._news.append(place)
 
     def _refuse_late(self, place: Place, now: float) -> None:
-        """Raise Refused for a request that would wait for longer than it may."""
-        patience = place.until - now
+        """Raise Refused for a request that would wait for longer than it may.
+
+        Where more come than can be served the queue is as long as it may be, and what is expected
+        of a wait is only about right: to be refused at once is better than after most of it.
+        """
+        patience = self.rules.surety * (place.until - now)
         wait = self._wait(self._ahead(place))
         if wait <= patience:
             return

@@ -186,6 +186,10 @@ class AdmissionSettings(Section):
     """Part of its deadline that a request must have left when it begins; less, where requests like
     it have taken less."""
 
+    surety: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Part of the time that a request may wait which it can be expected to, or it is refused at
+    once: the less, the fewer are refused after they have waited."""
+
     memory: Positive = 64
     """Past requests, about, by which is told how long one takes and how many candidates it
     draws."""

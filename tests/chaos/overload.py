@@ -2,8 +2,9 @@
 
     python -m tests.chaos.overload [SECONDS] [DEADLINE]
 
-starts the embedded service with two tenants. Short questions with a DEADLINE (4) in seconds come
-at random, whether or not the ones before them were answered (Poisson, SECONDS (20) at each rate).
+starts the embedded service with two tenants. Hard questions for eight candidates each, with a
+DEADLINE (6) in seconds, come at random, whether or not the ones before them were answered (Poisson,
+SECONDS (20) at each rate).
 First they come at some rates around what a closed loop of clients gets through: the one with the
 most correct answers in time a second is what the service can bear. Then three times as many come,
 and last a tenant asks ten times its three quarters of that while another asks for its quarter. What
@@ -37,7 +38,8 @@ from workers.reference.synthetic import queries
 
 CHAT = "/v1/chat/completions"
 MODEL = "longthink-reference"
-CLIENTS = 32
+CANDIDATES = 8
+CLIENTS = 8
 AROUND = (0.6, 0.8, 1.0, 1.2)
 LATE = 0.25
 """Seconds after the deadline in which an answer still counts as in time: it has to come here."""
@@ -86,7 +88,7 @@ class Crowd:
     def __init__(self, http: httpx.AsyncClient, deadline: float) -> None:
         self._http = http
         self._deadline = deadline
-        self._questions = itertools.cycle(queries("test", "easy", 200, seed=23))
+        self._questions = itertools.cycle(queries("test", "hard", 200, seed=23))
         self._chance = random.Random(5)
 
     async def ask(self, key: str, seen: Seen) -> None:
@@ -95,7 +97,11 @@ class Crowd:
         body: dict[str, Any] = {
             "model": MODEL,
             "messages": [{"role": "user", "content": query.question}],
-            "longthink": {"strategy": "single", "budget": {"deadline_seconds": self._deadline}},
+            "longthink": {
+                "strategy": "majority",
+                "stop": "none",
+                "budget": {"candidates": CANDIDATES, "deadline_seconds": self._deadline},
+            },
         }
         began = time.monotonic()
         try:
@@ -212,7 +218,7 @@ async def _keys(url: str) -> tuple[str, str]:
         return await keyring.make("modest"), await keyring.make("greedy")
 
 
-def main(seconds: float = 20, deadline: float = 4) -> int:
+def main(seconds: float = 20, deadline: float = 6) -> int:
     with RedisServer() as redis:
         settings = Settings(
             redis=RedisSettings(url=redis.url),

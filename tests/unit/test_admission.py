@@ -170,19 +170,28 @@ def test_a_deadline_that_the_queue_would_pass_is_refused_at_once() -> None:
     # Four wait for two places, which are free again every ten seconds: so does the next, for 20.
     refused = refusal(asked, 0, LOCAL, deadline=22.0)
     assert refused.reason is Reason.DEADLINE
-    assert refused.retry_seconds == pytest.approx(20 - (22 - 10))
-    assert asked.ask(0, LOCAL, ONE, 31.0).began is None
+    assert refused.retry_seconds == pytest.approx(20 - 0.75 * (22 - 10))
+    assert asked.ask(0, LOCAL, ONE, 38.0).began is None
     assert asked.waiting == 5
 
 
 def test_no_deadline_waits_only_so_long() -> None:
     """What would wait for longer is refused as too much."""
-    asked = experienced(1, 10.0, wait_seconds=25.0)
+    asked = experienced(1, 10.0, wait_seconds=32.0)
     for _ in range(4):
         asked.ask(0, LOCAL, ONE)
     refused = refusal(asked, 0, LOCAL)
     assert refused.reason is Reason.OVERLOADED
     assert not refused.own
+
+
+@pytest.mark.parametrize(("surety", "taken"), [(1.0, 5), (0.75, 4), (0.5, 3)])
+def test_what_would_just_be_in_time_is_refused_at_once(surety: float, taken: int) -> None:
+    """A wait is expected to be about so long only: who is let in should hardly wait in vain."""
+    asked = experienced(1, 10.0, wait_seconds=30.0, surety=surety)
+    for _ in range(taken):
+        asked.ask(0, LOCAL, ONE)
+    assert refusal(asked, 0, LOCAL).reason is Reason.OVERLOADED
 
 
 def test_a_tenants_own_queue_is_its_own_fault() -> None:
