@@ -13,6 +13,7 @@ from typing import Literal
 from planner.domain import Budget, Cost, Prices
 
 _UNLIMITED = 1 << 40
+_STALL_SECONDS = 1.0
 UNKNOWN = 0.25
 """The part of what is left to begin with, where only others' lengths are known."""
 
@@ -95,6 +96,16 @@ class Pace:
     def seconds(self, tokens: int) -> float | None:
         """The time that one call is likely to need for so many, with half as much to spare."""
         return None if self.least is None else 0.1 + 1.5 * tokens * self.least
+
+    def last_pass(self, tokens: int, whole: float) -> float:
+        """The seconds to keep of `whole` for one call of so many tokens to end in time.
+
+        A quarter where no pace was seen. Where one was, it says nothing of how long a busy machine
+        may stall: that much is kept as well, if a quarter of the time is as long.
+        """
+        seconds = self.seconds(tokens)
+        kept = whole / 4 if seconds is None else max(seconds, min(_STALL_SECONDS, whole / 4))
+        return min(whole / 2, kept)
 
 
 @dataclass(slots=True)

@@ -265,11 +265,8 @@ class Driver:
         if self._deadline is None:
             return None
         likely = self._lengths.whole.likely(self._query.sampling.max_tokens)
-        kept = self._lengths.pace.seconds(likely)
         whole = self._deadline - self._began
-        # A pass at its best pace is kept a tenth of the time at least: a busy machine may stall.
-        kept = whole / 4 if kept is None else max(kept, whole / 10)
-        return self._deadline - min(whole / 2, kept)
+        return self._deadline - self._lengths.pace.last_pass(likely, whole)
 
     def _hurry(self) -> None:
         """Have the search come to an answer in the time that is left for one."""

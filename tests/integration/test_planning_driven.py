@@ -243,7 +243,7 @@ async def test_at_the_deadline_the_question_is_answered_from_what_is_known(
         return replace(solve(call), fault="hang" if hangs else None)
 
     bench = Bench(redis_client, FakePool(script), manner=Manner(prices=PRICES, late_seconds=1.0))
-    budget = Budget(candidates=24, deadline_seconds=6.0)
+    budget = Budget(candidates=24, deadline_seconds=2.0)
     reply, events = await bench.ask(Options(strategy="plan", budget=budget), QUERY)
     assert reply.outcome.answer == "18"
     assert reply.outcome.stopped is Stopped.DEADLINE

@@ -16,6 +16,7 @@ from planner.funding import (
     Experience,
     Growths,
     Lengths,
+    Pace,
     affordable,
     first_instalments,
     next_instalment,
@@ -204,6 +205,24 @@ def test_a_long_one_is_longer_where_lengths_differ() -> None:
     assert alike.long(400) == alike.likely(400) == 100
     assert mixed.likely(400) == pytest.approx(100, abs=5)
     assert mixed.long(400) == pytest.approx(200, abs=10)
+
+
+@pytest.mark.parametrize(
+    ("pace", "tokens", "whole", "kept"),
+    [
+        (None, 40, 8.0, 2.0),
+        (0.01, 40, 0.4, 0.2),
+        (0.01, 40, 2.0, 0.7),
+        (0.001, 40, 2.0, 0.5),
+        (0.001, 40, 60.0, 1.0),
+        (0.01, 400, 60.0, 6.1),
+    ],
+)
+def test_time_is_kept_for_a_last_pass_and_a_stall(
+    pace: float | None, tokens: int, whole: float, kept: float
+) -> None:
+    """What it takes at its pace, or as long as a machine may stall; never more than half."""
+    assert Pace(pace).last_pass(tokens, whole) == pytest.approx(kept)
 
 
 def test_where_none_was_seen_a_long_one_takes_all_it_may() -> None:
