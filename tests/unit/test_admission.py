@@ -164,20 +164,20 @@ def test_what_gave_way_is_not_charged() -> None:
 
 def test_a_deadline_that_the_queue_would_pass_is_refused_at_once() -> None:
     """With the time after which it may be tried again; a longer one is let in."""
-    asked = experienced(2, 10.0)
+    asked = experienced(2, 10.0, surety=1.0)
     for _ in range(6):
         asked.ask(0, LOCAL, ONE)
     # Four wait for two places, which are free again every ten seconds: so does the next, for 20.
     refused = refusal(asked, 0, LOCAL, deadline=22.0)
     assert refused.reason is Reason.DEADLINE
-    assert refused.retry_seconds == pytest.approx(20 - 0.75 * (22 - 10))
-    assert asked.ask(0, LOCAL, ONE, 38.0).began is None
+    assert refused.retry_seconds == pytest.approx(20 - (22 - 10))
+    assert asked.ask(0, LOCAL, ONE, 31.0).began is None
     assert asked.waiting == 5
 
 
 def test_no_deadline_waits_only_so_long() -> None:
     """What would wait for longer is refused as too much."""
-    asked = experienced(1, 10.0, wait_seconds=32.0)
+    asked = experienced(1, 10.0, wait_seconds=25.0, surety=1.0)
     for _ in range(4):
         asked.ask(0, LOCAL, ONE)
     refused = refusal(asked, 0, LOCAL)
