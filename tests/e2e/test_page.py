@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion
 from playwright.async_api import Page, expect
 
 from services.app import Service
@@ -43,6 +44,20 @@ def engines_stopped() -> Iterator[None]:
             one.resume()
 
 
+def ask(
+    client: AsyncOpenAI, question: str, strategy: str, candidates: int
+) -> asyncio.Task[ChatCompletion]:
+    """Ask, and go on while the service searches for so many candidates."""
+    said = {"strategy": strategy, "stop": "none", "budget": {"candidates": candidates}}
+    return asyncio.create_task(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": question}],
+            extra_body={"longthink": said},
+        )
+    )
+
+
 def made(trace: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The candidates of a trace by their paths, each as it was told last."""
     found = {}
@@ -64,19 +79,7 @@ async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
     """It appears by itself, grows, and ends; each candidate can be clicked and read."""
     await page.goto(service.url)
     with engines_stopped():
-        asked = asyncio.create_task(
-            openai_async.chat.completions.create(
-                model=MODEL,
-                messages=[{"role": "user", "content": hard(1)[0]}],
-                extra_body={
-                    "longthink": {
-                        "strategy": strategy,
-                        "stop": "none",
-                        "budget": {"candidates": candidates},
-                    }
-                },
-            )
-        )
+        asked = ask(openai_async, hard(1)[0], strategy, candidates)
         await expect(page.locator("#stopped")).to_contain_text("under way")
         await expect(page.locator("#list li").first).to_contain_text("under way")
     await expect(page.locator("#scope")).to_contain_text("finished of", timeout=30_000)
@@ -107,19 +110,7 @@ async def test_a_search_is_ended_from_the_page(
     """The button ends the search that is under way, and its client has the best so far."""
     await page.goto(service.url)
     with engines_stopped():
-        asked = asyncio.create_task(
-            openai_async.chat.completions.create(
-                model=MODEL,
-                messages=[{"role": "user", "content": hard(2)[1]}],
-                extra_body={
-                    "longthink": {
-                        "strategy": "best_of_n",
-                        "stop": "none",
-                        "budget": {"candidates": 2048},
-                    }
-                },
-            )
-        )
+        asked = ask(openai_async, hard(2)[1], "best_of_n", 2048)
         await expect(page.locator("#stopped")).to_contain_text("under way")
         await page.get_by_role("button", name="End now").click()
         ours = (await asked).model_dump()["longthink"]
