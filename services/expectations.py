@@ -52,9 +52,10 @@ class Expectations:
     _drawn: dict[tuple[str, int], Mean] = field(default_factory=dict)
     _seconds: dict[tuple[str, int], Mean] = field(default_factory=dict)
     _turnover: Mean = field(init=False)
+    _full: Mean = field(init=False)
 
     def __post_init__(self) -> None:
-        self._turnover = Mean(self.memory)
+        self._turnover, self._full = Mean(self.memory), Mean(self.memory)
 
     def width(self, kind: Kind) -> float:
         """The candidates that it is likely to draw, of those that it asks for; at least one."""
@@ -71,12 +72,22 @@ class Expectations:
 
     @property
     def turnover(self) -> float | None:
-        """How long a candidate's place is taken, on average over all requests."""
-        return self._turnover.value
+        """How long a candidate's place is likely to be taken where all are: the mean over those
+        that were, or over all requests if that is longer. The fuller an engine, the slower it is,
+        so those that ran when there was little to do say nothing of a wait.
+        """
+        means = (self._turnover.value, self._full.value)
+        return max((mean for mean in means if mean is not None), default=None)
 
-    def saw(self, kind: Kind, width: float, *, drawn: int, seconds: float) -> None:
-        """Learn from a request that took places for `width` candidates and has ended."""
+    def saw(
+        self, kind: Kind, width: float, *, drawn: int, seconds: float, full: bool = False
+    ) -> None:
+        """Learn from a request that took places for `width` candidates and has ended; `full`:
+        with it all places were taken.
+        """
         part = min(1.0, drawn / kind.candidates)
         self._drawn.setdefault(kind.alike, Mean(self.memory)).saw(part)
         self._seconds.setdefault(kind.alike, Mean(self.memory)).saw(seconds)
         self._turnover.saw(seconds, width)
+        if full:
+            self._full.saw(seconds, width)
