@@ -17,6 +17,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from workers.environment import REPLICA_PID
 
 _PERIOD_SECONDS = 0.5
+_NICE = 5
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,6 +31,10 @@ class ReplicaExecutor(UniProcExecutor):
 
     def _init_executor(self) -> None:
         _end_with(int(os.environ[REPLICA_PID]) if REPLICA_PID in os.environ else os.getppid())
+        if self.vllm_config.device_config.device_type == "cpu":
+            # It computes all the time, and those who take requests and drive searches wake up for
+            # a moment: on the same cores, they shouldn't wait for it.
+            os.nice(_NICE)
         super()._init_executor()
 
 
