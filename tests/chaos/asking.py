@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Set
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import psutil
 
+from services.settings import GeneratorSettings, RewardSettings, ServiceSettings, Settings
+from tests.chaos.real_service import CHAT, body
 from workers.reference.synthetic import queries
 
-MODEL = "longthink-reference"
-_SAMPLE = re.compile(r"^vllm:([a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+CANDIDATES = 4
+AGAIN_SECONDS = 180.0
+"""How long a new engine may take to be there; starting one takes half a minute on two cores."""
+
+
+def settings(engines: int, **more: Any) -> Settings:
+    """A service with so many engines and no reward model; `more` has other sections."""
+    return Settings(
+        service=ServiceSettings(port=0, log_level="warning"),
+        generator=GeneratorSettings(replicas=engines),
+        reward=RewardSettings(enabled=False),
+        **more,
+    )
 
 
 @dataclass(slots=True)
@@ -45,6 +58,13 @@ class Record:
         """The part of the accepted ones that were answered."""
         return self.answered / self.accepted if self.accepted else 0.0
 
+    def __str__(self) -> str:
+        return (
+            f"{self.share:.2%} ({self.answered} of {self.accepted}, {self.refused} refused; "
+            f"p50 {self.percentile(0.5):.1f} s, p99 {self.percentile(0.99):.1f} s) "
+            f"{dict(self.failures) or ''}"
+        ).rstrip()
+
     def percentile(self, part: float) -> float:
         """A percentile of the seconds that answers took."""
         ranked = sorted(self.seconds)
@@ -63,36 +83,23 @@ class Record:
             self.failures[how] += 1
 
 
-def body(question: str, candidates: int, **more: Any) -> dict[str, Any]:
-    """A request for so many candidates."""
-    return {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": question}],
-        "max_tokens": 256,
-        **more,
-        "longthink": {
-            "strategy": "majority",
-            "stop": "none",
-            "budget": {"candidates": candidates},
-        },
-    }
+@asynccontextmanager
+async def asked(url: str, clients: int) -> AsyncIterator[Record]:
+    """So many clients ask meanwhile, each again as soon as it has its answer.
 
-
-async def ask_until(
-    url: str, over: asyncio.Event, *, clients: int, candidates: int, wait: float = 300.0
-) -> Record:
-    """So many clients, each asking again as soon as it has its answer, until `over` is set."""
-    record = Record()
+    What became of them is complete when the block has ended, which waits for the last answers.
+    """
+    record, over = Record(), asyncio.Event()
     questions = [query.question for query in queries("test", "hard", 64, seed=3)]
 
     async def client(number: int, http: httpx.AsyncClient) -> None:
         for turn in range(1_000_000):
             if over.is_set():
                 return
-            asked = body(questions[(number * 17 + turn) % len(questions)], candidates)
+            question = questions[(number * 17 + turn) % len(questions)]
             began = time.monotonic()
             try:
-                reply = await http.post("/v1/chat/completions", json=asked)
+                reply = await http.post(CHAT, json=body(question, CANDIDATES))
             except httpx.HTTPError as error:
                 record.failures[type(error).__name__] += 1
                 continue
@@ -102,12 +109,15 @@ async def ask_until(
 
     limits = httpx.Limits(max_connections=clients)
     async with (
-        httpx.AsyncClient(base_url=url, timeout=wait, limits=limits) as http,
+        httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http,
         asyncio.TaskGroup() as group,
     ):
         for number in range(clients):
             group.create_task(client(number, http))
-    return record
+        try:
+            yield record
+        finally:
+            over.set()
 
 
 def replicas(kind: str) -> list[psutil.Process]:
@@ -128,6 +138,16 @@ def up(kind: str) -> list[psutil.Process]:
     return [one for one in replicas(kind) if _has_engine(one)]
 
 
+async def until_up(engines: int, *, without: Set[int] = frozenset()) -> float | None:
+    """The seconds until so many engines work in processes other than those; None if it's never."""
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < AGAIN_SECONDS:
+        await asyncio.sleep(0.5)
+        if len({one.pid for one in await asyncio.to_thread(up, "generator")} - without) >= engines:
+            return passed
+    return None
+
+
 def _has_engine(replica: psutil.Process) -> bool:
     try:
         cores = [it for it in replica.children() if "EngineCore" in " ".join(it.cmdline())]
@@ -142,13 +162,3 @@ def kill(process: psutil.Process) -> None:
         os.kill(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-async def counted(http: httpx.AsyncClient, names: Sequence[str]) -> Counter[str]:
-    """What the generators' engines have counted, all together."""
-    text = (await http.get("/metrics")).raise_for_status().text
-    totals: Counter[str] = Counter()
-    for name, labels, value in _SAMPLE.findall(text):
-        if name in names and f'="{MODEL}"' in labels:
-            totals[name] += int(float(value))
-    return totals

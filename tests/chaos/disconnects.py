@@ -15,14 +15,15 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 
 import httpx
 
 from services.app import Service
-from services.settings import RewardSettings, ServiceSettings, Settings
-from tests.chaos.asking import body, counted
+from tests.chaos.asking import settings
 from tests.chaos.figures import Figure, tell
+from tests.chaos.real_service import CHAT, body, counts
 from workers.reference.synthetic import queries
 
 TOGETHER = 10
@@ -34,11 +35,7 @@ MOST_WASTE = 0.02
 
 
 def main(disconnects: int = 1000, seconds: int = 10) -> int:
-    settings = Settings(
-        service=ServiceSettings(port=0, log_level="warning"),
-        reward=RewardSettings(enabled=False),
-    )
-    with Service.start(settings) as service:
+    with Service.start(settings(1)) as service:
         took, wasted, made = asyncio.run(hang_up(service.url, disconnects, seconds))
     took.sort()
     p99 = took[min(len(took) - 1, int(0.99 * len(took)))]
@@ -67,8 +64,8 @@ async def hang_up(url: str, disconnects: int, seconds: float) -> tuple[list[floa
     asked = [query.question for query in queries("test", "hard", 64, seed=5)]
     took, wasted = [], 0
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        (await http.post("/v1/chat/completions", json=body(asked[0], 64))).raise_for_status()
-        start = (await counted(http, [MADE]))[MADE]
+        (await http.post(CHAT, json=body(asked[0], 64))).raise_for_status()
+        start = (await counted(http))[MADE]
         for turn in range(-(-disconnects // TOGETHER)):
             moment = chance.uniform(0, seconds)
             chosen = [asked[(turn * TOGETHER + it) % len(asked)] for it in range(TOGETHER)]
@@ -77,17 +74,22 @@ async def hang_up(url: str, disconnects: int, seconds: float) -> tuple[list[floa
             for writer in writers:
                 writer.transport.abort()
             cut = time.monotonic()
-            at_cut = (await counted(http, [MADE]))[MADE]
-            now = await counted(http, [MADE, *BUSY])
+            at_cut = (await counted(http))[MADE]
+            now = await counted(http)
             while any(now[name] for name in BUSY):
                 await asyncio.sleep(0.02)
-                now = await counted(http, [MADE, *BUSY])
+                now = await counted(http)
             took.append(time.monotonic() - cut)
             wasted += now[MADE] - at_cut
             for writer in writers:
                 with suppress(ConnectionError):
                     await writer.wait_closed()
-        return took, wasted, (await counted(http, [MADE]))[MADE] - start
+        return took, wasted, (await counted(http))[MADE] - start
+
+
+async def counted(http: httpx.AsyncClient) -> Counter[str]:
+    """What the engines say now."""
+    return counts((await http.get("/metrics")).raise_for_status().text)
 
 
 async def send(url: str, question: str, *, stream: bool) -> asyncio.StreamWriter:
@@ -96,7 +98,7 @@ async def send(url: str, question: str, *, stream: bool) -> asyncio.StreamWriter
     address = httpx.URL(url)
     _, writer = await asyncio.open_connection(address.host, address.port)
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address.host}\r\n"
+        f"POST {CHAT} HTTP/1.1\r\nhost: {address.host}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
     )
     writer.write(head.encode() + payload)

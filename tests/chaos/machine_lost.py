@@ -12,29 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from typing import Any
 
 import psutil
 from ray.cluster_utils import Cluster
 
 from services.app import Service
-from services.settings import (
-    GeneratorSettings,
-    RaySettings,
-    RedisSettings,
-    RewardSettings,
-    ServiceSettings,
-    Settings,
-)
-from tests.chaos.asking import Record, ask_until, replicas, up
+from services.settings import RaySettings, RedisSettings
+from tests.chaos.asking import AGAIN_SECONDS, Record, asked, replicas, settings, until_up
 from tests.chaos.figures import Figure, tell
 from tests.integration.redis_process import RedisProcess
 
-CANDIDATES = 4
 ENGINES = 2
-AGAIN_SECONDS = 180.0
-"""How long a new engine may take to be there; starting one takes half a minute on two cores."""
 
 
 def main(clients: int = 4, seconds: int = 15) -> int:
@@ -42,25 +31,18 @@ def main(clients: int = 4, seconds: int = 15) -> int:
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     try:
         with RedisProcess() as redis:
-            settings = Settings(
-                redis=RedisSettings(url=redis.url),
-                ray=RaySettings(address=cluster.address),
-                service=ServiceSettings(port=0, log_level="warning"),
-                generator=GeneratorSettings(replicas=ENGINES),
-                reward=RewardSettings(enabled=False),
-            )
-            with Service.start(settings) as service:
+            there = RaySettings(address=cluster.address)
+            of_two = settings(ENGINES, redis=RedisSettings(url=redis.url), ray=there)
+            with Service.start(of_two) as service:
                 record, again = asyncio.run(lose(service.url, cluster, nodes, clients, seconds))
     finally:
         cluster.shutdown()
-    counts = f"{record.answered} of {record.accepted}, {record.refused} refused"
-    times = f"p50 {record.percentile(0.5):.1f} s, p99 {record.percentile(0.99):.1f} s"
     return tell(
         (
             Figure(
                 "answered while one of three machines went, and one of two engines with it",
                 "all that were accepted",
-                f"{record.share:.2%} ({counts}; {times}) {dict(record.failures) or ''}",
+                str(record),
                 held=record.share == 1.0,
             ),
             Figure(
@@ -77,23 +59,13 @@ async def lose(
     url: str, cluster: Cluster, nodes: list[Any], clients: int, seconds: float
 ) -> tuple[Record, float | None]:
     """What became of the requests, and after how many seconds there were two engines again."""
-    over = asyncio.Event()
-    asking = asyncio.create_task(ask_until(url, over, clients=clients, candidates=CANDIDATES))
-    again = None
-    try:
+    async with asked(url, clients) as record:
         await asyncio.sleep(seconds)
         lost = _with_an_engine_only(nodes)
-        began = time.monotonic()
         await asyncio.to_thread(cluster.remove_node, lost, allow_graceful=False)
-        while time.monotonic() - began < AGAIN_SECONDS:
-            await asyncio.sleep(0.5)
-            if len(await asyncio.to_thread(up, "generator")) >= ENGINES:
-                again = time.monotonic() - began
-                break
+        again = await until_up(ENGINES)
         await asyncio.sleep(seconds)
-    finally:
-        over.set()
-    return await asking, again
+    return record, again
 
 
 def _with_an_engine_only(nodes: list[Any]) -> Any:

@@ -1,13 +1,13 @@
 """Three times the load that the service can bear, and a greedy tenant: others hardly notice.
 
-    python -m tests.chaos.overload [SECONDS] [DEADLINE]
+    python -m tests.chaos.overload [SECONDS] [hard|short]
 
-starts the embedded service with two tenants. Hard questions for eight candidates each, with a
-DEADLINE (6) in seconds, come at random, whether or not the ones before them were answered (Poisson,
-SECONDS (20) at each rate).
-First they come at some rates around what a closed loop of clients gets through: the one with the
-most correct answers in time a second is what the service can bear. Then three times as many come,
-and last a tenant asks ten times its three quarters of that while another asks for its quarter. What
+starts the embedded service with two tenants, and has requests come at random, whether or not the
+ones before them were answered (Poisson, SECONDS (30) at each rate): hard questions, of eight
+candidates each, and after that easy ones of a single candidate, unless one kind is named. First
+they come at some rates around what a closed loop of clients gets through: the one with the most
+correct answers in time a second is what the service can bear. Then three times as many come, and
+last a tenant asks ten times its three quarters of that while another asks for its quarter. What
 must hold:
 
 - at three times the load, goodput is at least 90% of its peak;
@@ -34,15 +34,44 @@ from services.keyring import Keyring
 from services.redis_server import RedisServer
 from services.settings import RedisSettings, ServiceSettings, Settings
 from tests.chaos.figures import Figure, console, tell
-from workers.reference.synthetic import queries
+from workers.reference.synthetic import Kind, queries
 
 CHAT = "/v1/chat/completions"
 MODEL = "longthink-reference"
-CANDIDATES = 8
-CLIENTS = 8
 AROUND = (0.6, 0.8, 1.0, 1.2)
 LATE = 0.25
 """Seconds after the deadline in which an answer still counts as in time: it has to come here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked for: questions of a kind, so many candidates for each, in so many seconds;
+    and the clients of the closed loop that finds out how many of them are answered a second.
+    """
+
+    name: str
+    kind: Kind
+    candidates: int
+    deadline: float
+    clients: int
+
+    def body(self, question: str) -> dict[str, Any]:
+        """The request for one question."""
+        return {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": question}],
+            "longthink": {
+                "strategy": "single" if self.candidates == 1 else "majority",
+                "stop": "none",
+                "budget": {"candidates": self.candidates, "deadline_seconds": self.deadline},
+            },
+        }
+
+
+LOADS = (
+    Load("hard", "hard", candidates=8, deadline=6.0, clients=8),
+    Load("short", "easy", candidates=1, deadline=4.0, clients=32),
+)
 
 
 @dataclass(slots=True)
@@ -78,6 +107,7 @@ class Seen:
             f"{self.correct} correct in time of {self.answered} answered ({self.late} late), "
             f"p50 {percentile(self.latencies, 0.5):.2f} s; {len(self.refusals)} refused, "
             f"p50 {percentile(self.refusals, 0.5) * 1000:.0f} ms, "
+            f"p90 {percentile(self.refusals, 0.9) * 1000:.0f} ms, "
             f"p99 {percentile(self.refusals, 0.99) * 1000:.0f} ms; {dict(self.others)}"
         )
 
@@ -85,35 +115,26 @@ class Seen:
 class Crowd:
     """Clients of a running service, each tenant with its key."""
 
-    def __init__(self, http: httpx.AsyncClient, deadline: float) -> None:
+    def __init__(self, http: httpx.AsyncClient, load: Load) -> None:
         self._http = http
-        self._deadline = deadline
-        self._questions = itertools.cycle(queries("test", "hard", 200, seed=23))
-        self._chance = random.Random(5)
+        self._load = load
+        self._questions = itertools.cycle(queries("test", load.kind, 200, seed=23))
 
     async def ask(self, key: str, seen: Seen) -> None:
         """One question."""
         query = next(self._questions)
-        body: dict[str, Any] = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": query.question}],
-            "longthink": {
-                "strategy": "majority",
-                "stop": "none",
-                "budget": {"candidates": CANDIDATES, "deadline_seconds": self._deadline},
-            },
-        }
         began = time.monotonic()
         try:
             headers = {"authorization": f"Bearer {key}"}
-            reply = await self._http.post(CHAT, json=body, headers=headers)
+            asked = self._load.body(query.question)
+            reply = await self._http.post(CHAT, json=asked, headers=headers)
         except httpx.HTTPError as error:
             seen.others[type(error).__name__] += 1
             return
-        seen.took(reply, time.monotonic() - began, str(query.answer), self._deadline)
+        seen.took(reply, time.monotonic() - began, str(query.answer), self._load.deadline)
 
     async def closed(self, key: str, seconds: float) -> float:
-        """Answers a second that so many clients get who ask again at once."""
+        """Answers a second that the load's clients get who ask again at once."""
         seen, until = Seen(), time.monotonic() + seconds
 
         async def client() -> None:
@@ -121,24 +142,24 @@ class Crowd:
                 await self.ask(key, seen)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(CLIENTS):
+            for _ in range(self._load.clients):
                 group.create_task(client())
         return seen.answered / seconds
 
     async def open(self, rates: dict[str, float], seconds: float) -> dict[str, Seen]:
-        """What became of requests that come at these rates, by key."""
+        """What became of requests that come at these rates, by key: each time at like moments."""
         seen = {key: Seen() for key in rates}
 
-        async def stream(key: str, rate: float, group: asyncio.TaskGroup) -> None:
+        async def stream(key: str, rate: float, chance: random.Random) -> None:
             due = time.monotonic()
             until = due + seconds
-            while (due := due + self._chance.expovariate(rate)) < until:
+            while (due := due + chance.expovariate(rate)) < until:
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 group.create_task(self.ask(key, seen[key]))
 
         async with asyncio.TaskGroup() as group:
-            for key, rate in rates.items():
-                group.create_task(stream(key, rate, group))
+            for number, (key, rate) in enumerate(rates.items()):
+                group.create_task(stream(key, rate, random.Random(number)))
         return seen
 
 
@@ -148,16 +169,18 @@ def percentile(values: list[float], part: float) -> float:
     return ranked[min(len(ranked) - 1, int(part * len(ranked)))] if ranked else 0.0
 
 
-async def measure(url: str, keys: tuple[str, str], seconds: float, deadline: float) -> int:
-    """All of it; the exit code."""
+async def measure(url: str, keys: tuple[str, str], seconds: float, load: Load) -> list[Figure]:
+    """All of it, for one kind of request."""
     modest, greedy = keys
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
-        crowd = Crowd(http, deadline)
+        crowd = Crowd(http, load)
         await crowd.closed(modest, seconds / 2)
         through = await crowd.closed(modest, seconds)
         told = console()
-        told.print(f"{CLIENTS} clients in a closed loop: {through:.1f} answers a second")
+        told.print(
+            f"{load.name}: {load.clients} clients in a closed loop: {through:.1f} answers a second"
+        )
         goodputs: dict[float, float] = {}
 
         async def at(rate: float) -> Seen:
@@ -172,12 +195,13 @@ async def measure(url: str, keys: tuple[str, str], seconds: float, deadline: flo
         shares = []
         for greed in (1, 10):
             rates = {modest: bearable / 4, greedy: greed * bearable * 3 / 4}
-            shares.append(await crowd.open(rates, seconds))
+            shares.append(await crowd.open(rates, 2 * seconds))
             told.print(f"modest beside {greed} x greedy: {shares[-1][modest]}")
-    return tell(_figures(goodputs[bearable], bearable, much, seconds, shares, modest))
+    return _figures(load, goodputs[bearable], bearable, much, seconds, shares, modest)
 
 
 def _figures(
+    load: Load,
     peak: float,
     bearable: float,
     much: Seen,
@@ -192,19 +216,19 @@ def _figures(
     answered = [len(one[modest].latencies) for one in shares]
     return [
         Figure(
-            f"goodput at three times the load ({3 * bearable:.0f} requests a second)",
+            f"{load.name}: goodput at three times the load ({3 * bearable:.0f} requests a second)",
             ">= 90% of its peak",
             f"{goodput / peak:.0%} ({goodput:.1f} of {peak:.1f} a second)",
             held=goodput >= 0.9 * peak,
         ),
         Figure(
-            f"refused at that load ({len(much.refusals)} requests)",
+            f"{load.name}: refused at that load ({len(much.refusals)} requests)",
             "p99 <= 50 ms, all with Retry-After",
             f"p99 {slowest * 1000:.0f} ms, {much.bare} without",
             held=slowest <= 0.05 and not much.bare and bool(much.refusals),
         ),
         Figure(
-            "a modest tenant beside one that asks ten times its share",
+            f"{load.name}: a modest tenant beside one that asks ten times its share",
             "<= 10% slower",
             f"{slower:+.0%} (p50 {before:.2f} to {after:.2f} s, {answered} answered)",
             held=slower <= 0.1 and answered[1] >= 0.9 * answered[0],
@@ -218,16 +242,20 @@ async def _keys(url: str) -> tuple[str, str]:
         return await keyring.make("modest"), await keyring.make("greedy")
 
 
-def main(seconds: float = 20, deadline: float = 6) -> int:
-    with RedisServer() as redis:
-        settings = Settings(
-            redis=RedisSettings(url=redis.url),
-            service=ServiceSettings(port=0, keys=True, log_level="warning"),
-        )
-        keys = asyncio.run(_keys(redis.url))
-        with Service.start(settings) as service:
-            return asyncio.run(measure(service.url, keys, seconds, deadline))
+def main(seconds: float = 30, *names: str) -> int:
+    figures = []
+    for load in (load for load in LOADS if not names or load.name in names):
+        with RedisServer() as redis:
+            settings = Settings(
+                redis=RedisSettings(url=redis.url),
+                service=ServiceSettings(port=0, keys=True, log_level="warning"),
+            )
+            keys = asyncio.run(_keys(redis.url))
+            with Service.start(settings) as service:
+                figures += asyncio.run(measure(service.url, keys, seconds, load))
+    return tell(figures)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(float, sys.argv[1:])))
+    said = sys.argv[1:] or ["30"]
+    sys.exit(main(float(said[0]), *said[1:]))

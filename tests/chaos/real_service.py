@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from workers.reference.synthetic import queries
 CHAT = "/v1/chat/completions"
 MODEL = "longthink-reference"
 
-_SAMPLE = re.compile(r"^(vllm:[a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^vllm:([a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ def real_service(redis_url: str, **redis: Any) -> Iterator[Service]:
 def body(question: str, candidates: int, **more: Any) -> dict[str, Any]:
     """A vote of so many candidates, none of them spared."""
     ours = {"strategy": "majority", "stop": "none", "budget": {"candidates": candidates}}
-    asked = {"model": MODEL, "messages": [{"role": "user", "content": question}], "seed": 11}
-    return {**asked, "longthink": ours, **more}
+    messages = [{"role": "user", "content": question}]
+    return {"model": MODEL, "messages": messages, "max_tokens": 256, "longthink": ours, **more}
 
 
 def hard(count: int) -> list[str]:
@@ -63,17 +64,22 @@ def hard(count: int) -> list[str]:
     return [query.question for query in queries("test", "hard", count, seed=19)]
 
 
+def counts(metrics: str) -> Counter[str]:
+    """The generators' engines' own numbers, all together, of what `/metrics` says."""
+    totals: Counter[str] = Counter()
+    for name, labels, value in _SAMPLE.findall(metrics):
+        if f'="{MODEL}"' in labels:
+            totals[name] += int(float(value))
+    return totals
+
+
 def counted(url: str) -> Counted:
     """What the engines say now."""
-    totals: dict[str, int] = {}
-    text = httpx.get(f"{url}/metrics", timeout=20).raise_for_status().text
-    for name, labels, value in _SAMPLE.findall(text):
-        if f'="{MODEL}"' in labels:
-            totals[name] = totals.get(name, 0) + int(float(value))
+    totals = counts(httpx.get(f"{url}/metrics", timeout=20).raise_for_status().text)
     return Counted(
-        totals["vllm:prompt_tokens_total"],
-        totals["vllm:generation_tokens_total"],
-        totals["vllm:num_requests_running"] + totals["vllm:num_requests_waiting"],
+        totals["prompt_tokens_total"],
+        totals["generation_tokens_total"],
+        totals["num_requests_running"] + totals["num_requests_waiting"],
     )
 
 

@@ -15,11 +15,10 @@ import time
 
 from services.app import Service
 from services.settings import GeneratorSettings, ServiceSettings, Settings
-from tests.chaos.asking import Record, ask_until, replicas
+from tests.chaos.asking import Record, asked, replicas
 from tests.chaos.figures import Figure, tell
 
 KINDS = ("generator", "reward", "edge")
-CANDIDATES = 4
 
 
 def main(clients: int = 4, generators: int = 2) -> int:
@@ -54,19 +53,13 @@ def main(clients: int = 4, generators: int = 2) -> int:
 
 async def replace_under_load(service: Service, clients: int) -> tuple[Record, float]:
     """What became of the requests meanwhile, and how long it took to replace all."""
-    over = asyncio.Event()
-    asking = asyncio.create_task(
-        ask_until(service.url, over, clients=clients, candidates=CANDIDATES)
-    )
-    await asyncio.sleep(5)
-    began = time.monotonic()
-    try:
+    async with asked(service.url, clients) as record:
+        await asyncio.sleep(5)
+        began = time.monotonic()
         await asyncio.to_thread(service.replace)
         seconds = time.monotonic() - began
         await asyncio.sleep(5)
-    finally:
-        over.set()
-    return await asking, seconds
+    return record, seconds
 
 
 if __name__ == "__main__":

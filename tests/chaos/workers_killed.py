@@ -16,30 +16,21 @@ import sys
 import time
 
 from services.app import Service
-from services.settings import GeneratorSettings, RewardSettings, ServiceSettings, Settings
-from tests.chaos.asking import Record, ask_until, kill, up
+from tests.chaos.asking import Record, asked, kill, settings, up
 from tests.chaos.figures import Figure, tell
 
-CANDIDATES = 4
 LEAST = 0.999
 
 
 def main(generators: int = 4, period: int = 10, seconds: int = 120, clients: int = 8) -> int:
-    settings = Settings(
-        service=ServiceSettings(port=0, log_level="warning"),
-        generator=GeneratorSettings(replicas=generators),
-        reward=RewardSettings(enabled=False),
-    )
-    with Service.start(settings) as service:
+    with Service.start(settings(generators)) as service:
         record, kills = asyncio.run(kill_under_load(service.url, period, seconds, clients))
-    counts = f"{record.answered} of {record.accepted}, {record.refused} refused"
-    times = f"p50 {record.percentile(0.5):.1f} s, p99 {record.percentile(0.99):.1f} s"
     return tell(
         (
             Figure(
                 f"answered while {kills} of {generators} workers were killed in {seconds} s",
                 f">= {LEAST:.1%}",
-                f"{record.share:.2%} ({counts}; {times}) {dict(record.failures) or ''}",
+                str(record),
                 held=record.share >= LEAST and kills > 0,
             ),
         )
@@ -50,20 +41,16 @@ async def kill_under_load(
     url: str, period: float, seconds: float, clients: int
 ) -> tuple[Record, int]:
     """What became of the requests, and how many workers were killed."""
-    over = asyncio.Event()
-    asking = asyncio.create_task(ask_until(url, over, clients=clients, candidates=CANDIDATES))
     chance, kills = random.Random(0), 0
     until = time.monotonic() + seconds
-    try:
+    async with asked(url, clients) as record:
         while time.monotonic() < until:
             await asyncio.sleep(period)
             working = await asyncio.to_thread(up, "generator")
             if len(working) > 1:
                 kill(chance.choice(working))
                 kills += 1
-    finally:
-        over.set()
-    return await asking, kills
+    return record, kills
 
 
 if __name__ == "__main__":
