@@ -227,9 +227,7 @@ class Admission:
             return
         place.over = True
         seconds = now - place.began
-        self.expected.saw(
-            place.kind, place.width, drawn=drawn, seconds=seconds, full=place.filled
-        )
+        self.expected.saw(place.kind, place.width, drawn=drawn, seconds=seconds, full=place.filled)
         self._adapt(place, now, in_vain=in_vain)
         self._free(place)
         self._advance(now)
