@@ -38,7 +38,7 @@ from workers.reference.synthetic import Kind, queries
 
 CHAT = "/v1/chat/completions"
 MODEL = "longthink-reference"
-AROUND = (0.6, 0.8, 1.0, 1.2)
+AROUND = (0.75, 1.0, 1.25, 1.5)
 LATE = 0.25
 """Seconds after the deadline in which an answer still counts as in time: it has to come here."""
 
