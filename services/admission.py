@@ -129,9 +129,9 @@ class Admission:
     _limit: float = field(init=False)
     _eased: float = -_UNBOUNDED
     _running: float = 0.0
-    _runs: int = 0
     _virtual: float = 0.0
     _accounts: dict[str, _Account] = field(default_factory=dict)
+    _begun: dict[Place, None] = field(default_factory=dict)
     _queue: list[Place] = field(default_factory=list)
     _news: list[Place] = field(default_factory=list)
     _orders: count[int] = field(default_factory=count)
@@ -160,12 +160,12 @@ class Admission:
         news, self._news = self._news, []
         return news
 
-    def check(self, tenant: Tenant) -> None:
+    def check(self, tenant: Tenant, now: float) -> None:
         """Raise Refused where nothing that this tenant could ask now would be let in."""
         if self.closed:
             raise Refused(Reason.DRAINING)
         if self._full():
-            self._make_room(tenant, dry=True)
+            self._make_room(tenant, now, dry=True)
 
     def ask(
         self,
@@ -189,7 +189,7 @@ class Admission:
             return place
         self._refuse_late(place, now)
         if self._full():
-            self._make_room(tenant)
+            self._make_room(tenant, now)
         self._book(place)
         insort(self._queue, place, key=lambda one: one.turn)
         self._advance(now)
@@ -218,7 +218,7 @@ class Admission:
             self._news.append(place)
         else:
             self._withdraw(place)
-            self._refuse(place, Refused(_late(place), self._wait(self._queued_width())))
+            self._refuse(place, Refused(_late(place), self._wait(self._queued_width(), now)))
         self._advance(now)
 
     def end(self, place: Place, now: float, *, drawn: int, in_vain: bool = False) -> None:
@@ -277,12 +277,12 @@ class Admission:
         account.finish = place.tag + place.width / place.tenant.weight
 
     def _fits(self, fill: float = 1.0) -> bool:
-        return not self._runs or self._running < fill * self._limit - _ROUNDING
+        return not self._begun or self._running < fill * self._limit - _ROUNDING
 
     def _begin(self, place: Place, now: float) -> None:
         place.began = now
         self._running += place.width
-        self._runs += 1
+        self._begun[place] = None
         place.filled = self._running >= self._limit - _ROUNDING
         self._virtual = max(self._virtual, place.tag)
 
@@ -292,7 +292,7 @@ class Admission:
             place = self._queue.pop(0)
             if now > place.last:
                 self._shift(place)
-                self._refuse(place, Refused(_late(place), self._wait(self._queued_width())))
+                self._refuse(place, Refused(_late(place), self._wait(self._queued_width(), now)))
                 continue
             self._begin(place, now)
             self._news.append(place)
@@ -316,8 +316,8 @@ class Admission:
 
     def _free(self, place: Place) -> None:
         self._running -= place.width
-        self._runs -= 1
-        if not self._runs:
+        del self._begun[place]
+        if not self._begun:
             self._running = 0.0  # no rest of rounding stays behind
             if not self._queue:
                 # Whoever comes next finds everybody equal; nobody need be remembered.
@@ -337,20 +337,33 @@ class Admission:
         of a wait is only about right: to be refused at once is better than after most of it.
         """
         patience = self.rules.surety * (place.until - now)
-        wait = self._wait(self._ahead(place))
+        wait = self._wait(self._ahead(place), now)
         if wait <= patience:
             return
-        newcomer = self._wait(self._ahead(place, tag=self._virtual))
+        newcomer = self._wait(self._ahead(place, tag=self._virtual), now)
         if newcomer <= patience and len({one.tenant.id for one in self._queue}) > 1:
             raise Refused(Reason.OVER_SHARE, wait - patience)
         raise Refused(_late(place), wait - patience)
 
-    def _wait(self, ahead: float) -> float:
-        """How long it is likely to take until so many candidates' places have become free."""
+    def _wait(self, ahead: float, now: float) -> float:
+        """How long it is likely to take until so many candidates' places have become free.
+
+        Places become free in the order in which they were taken, a turnover later; whoever takes
+        one then has it for a turnover, and so on. Those that are overdue are free soon, but no
+        more of them a second than were on average.
+        """
         turnover = self.expected.turnover
-        if turnover is None:
+        needed = self._running + ahead - self._limit
+        if turnover is None or needed < 0:
             return 0.0  # nothing has ended yet: nobody is refused for what nobody knows
-        return max(0.0, self._running + ahead - self._limit) * turnover / self._limit
+        usual = needed * turnover / self._limit
+        rounds, rest = divmod(needed, self._running) if self._running else (0.0, 0.0)
+        for place in self._begun:
+            rest -= place.width
+            if rest < 0 and place.began is not None:
+                left = max(0.0, place.began + turnover - now)
+                return max(usual, rounds * turnover + left)
+        return usual
 
     def _ahead(self, place: Place, tag: float | None = None) -> float:
         """The candidates of all that wait and would go before a place, had it that tag."""
@@ -363,7 +376,7 @@ class Admission:
     def _full(self) -> bool:
         return len(self._queue) >= self.rules.queue_requests
 
-    def _make_room(self, newcomer: Tenant, *, dry: bool = False) -> None:
+    def _make_room(self, newcomer: Tenant, now: float, *, dry: bool = False) -> None:
         """Have the tenant that is furthest over its share of a full queue give up its last place.
 
         Raises Refused if that is the newcomer. Those of a higher `priority` give way to others.
@@ -376,7 +389,7 @@ class Admission:
             tenants.values(),
             key=lambda it: (it.priority, held[it.id] / it.weight, it.id == newcomer.id),
         )
-        retry = self._wait(self._queued_width() / max(1, len(self._queue)))
+        retry = self._wait(self._queued_width() / max(1, len(self._queue)), now)
         if most.id == newcomer.id:
             raise Refused(Reason.OVER_SHARE if len(tenants) > 1 else Reason.QUEUE_FULL, retry)
         if not dry:

@@ -86,7 +86,7 @@ class Gate:
         before anything of it is read.
         """
         try:
-            self.admission.check(tenant)
+            self.admission.check(tenant, self._now())
         except Refused as refused:
             raise self._told(refused) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from statistics import mean
 
 import pytest
 
@@ -135,8 +136,8 @@ def test_a_full_queue_is_shared_too() -> None:
     assert refused.reason is Reason.OVER_SHARE
     assert refused.own
     with pytest.raises(Refused):
-        asked.check(GREEDY)
-    asked.check(MODEST)
+        asked.check(GREEDY, 2)
+    asked.check(MODEST, 2)
     asked.ask(2, MODEST, ONE)
     assert asked.news() == [waiting[2]], "now they share it evenly"
     assert refusal(asked, 2, MODEST).reason is Reason.OVER_SHARE
@@ -167,25 +168,26 @@ def test_a_deadline_that_the_queue_would_pass_is_refused_at_once() -> None:
     asked = experienced(2, 10.0, surety=1.0)
     for _ in range(6):
         asked.ask(0, LOCAL, ONE)
-    # Four wait for two places, which are free again every ten seconds: so does the next, for 20.
+    # Four wait for two places, both of which are free again every ten seconds: two of them begin
+    # after 10 s and two after 20, so that the next one would after 30.
     refused = refusal(asked, 0, LOCAL, deadline=22.0)
     assert refused.reason is Reason.DEADLINE
-    assert refused.retry_seconds == pytest.approx(20 - (22 - 10))
-    assert asked.ask(0, LOCAL, ONE, 31.0).began is None
+    assert refused.retry_seconds == pytest.approx(30 - (22 - 10))
+    assert asked.ask(0, LOCAL, ONE, 41.0).began is None
     assert asked.waiting == 5
 
 
 def test_no_deadline_waits_only_so_long() -> None:
     """What would wait for longer is refused as too much."""
     asked = experienced(1, 10.0, wait_seconds=25.0, surety=1.0)
-    for _ in range(4):
+    for _ in range(3):
         asked.ask(0, LOCAL, ONE)
     refused = refusal(asked, 0, LOCAL)
     assert refused.reason is Reason.OVERLOADED
     assert not refused.own
 
 
-@pytest.mark.parametrize(("surety", "taken"), [(1.0, 5), (0.75, 4), (0.5, 3)])
+@pytest.mark.parametrize(("surety", "taken"), [(1.0, 4), (0.75, 3), (0.5, 2)])
 def test_what_would_just_be_in_time_is_refused_at_once(surety: float, taken: int) -> None:
     """A wait is expected to be about so long only: who is let in should hardly wait in vain."""
     asked = experienced(1, 10.0, wait_seconds=30.0, surety=surety)
@@ -196,7 +198,7 @@ def test_what_would_just_be_in_time_is_refused_at_once(surety: float, taken: int
 
 def test_a_tenants_own_queue_is_its_own_fault() -> None:
     """Where only what it has waiting itself is in its way, it is told so; others get in."""
-    asked = experienced(1, 10.0, wait_seconds=35.0)
+    asked = experienced(1, 10.0, wait_seconds=45.0)
     for _ in range(4):
         asked.ask(0, GREEDY, ONE)
     asked.ask(0, MODEST, ONE)
@@ -297,7 +299,7 @@ def test_a_closed_one_takes_nothing() -> None:
     assert second.refused.reason is Reason.DRAINING
     assert refusal(asked, 1, LOCAL).reason is Reason.DRAINING
     with pytest.raises(Refused):
-        asked.check(LOCAL)
+        asked.check(LOCAL, 1)
     asked.end(first, 2, drawn=1)
     assert asked.running == 0
 
@@ -334,7 +336,7 @@ def test_means_follow_what_is_seen() -> None:
 
 def test_a_wait_is_told_by_those_that_ran_when_all_places_were_taken() -> None:
     """The emptier an engine, the faster it is: what ran alone says nothing of a wait."""
-    asked = admission(4, wait_seconds=8.0, surety=1.0)
+    asked = admission(4, wait_seconds=18.0, surety=1.0)
     together = [asked.ask(0, LOCAL, ONE) for _ in range(4)]
     for place in together:
         asked.end(place, 10.0, drawn=1)
@@ -342,11 +344,20 @@ def test_a_wait_is_told_by_those_that_ran_when_all_places_were_taken() -> None:
         asked.end(asked.ask(now, LOCAL, ONE), now + 1.0, drawn=1)
     for _ in range(4):
         asked.ask(200, LOCAL, ONE)
-    for _ in range(3):
-        # Each place is expected to be taken for 10 s, not for 1 s: four are free in that time.
+    for _ in range(4):
         assert asked.ask(200, LOCAL, ONE).began is None
-    asked.ask(200, LOCAL, ONE)
+    # Places are expected to be taken for 10 s, not for 1 s: after four begin, and after eight.
     assert refusal(asked, 200, LOCAL).reason is Reason.OVERLOADED
+
+
+def test_a_wait_is_told_by_when_those_that_run_began() -> None:
+    """Where all began at once, none is free until they end; and then all are."""
+    asked = experienced(4, 10.0, wait_seconds=18.0, surety=1.0)
+    for now in (0, 0, 4, 6):
+        asked.ask(now, LOCAL, ONE)
+    # The first of them is free after four seconds, and half of the deadline has to be left then.
+    assert refusal(asked, 6, LOCAL, 7.9).reason is Reason.DEADLINE
+    assert asked.ask(6, LOCAL, ONE, 8.1).began is None
 
 
 @pytest.mark.parametrize("overdraft", [0.0, 0.5])
@@ -412,13 +423,18 @@ def test_three_times_too_much_costs_little() -> None:
 
 
 def test_a_greedy_tenant_slows_no_other() -> None:
-    """Ten times its share makes the modest tenant's answers hardly later than its share did."""
-    medians = []
-    for greed in (1, 10):
-        cluster = Cluster(Rules(capacity=SEQUENCES))
-        streams = [Stream(MODEST, 5.0), Stream(GREEDY, 28.0 * greed)]
-        cluster.run(streams, 60)
-        figures = cluster.figures["modest"]
-        assert len(figures.latencies) >= 0.97 * figures.asked
-        medians.append(figures.median)
-    assert medians[1] <= 1.1 * medians[0]
+    """Ten times its share makes the modest tenant's answers hardly later than its share did.
+
+    Told by eight minutes of each, as how they come in one of them is worth some percent.
+    """
+    slowed = []
+    for seed in range(8):
+        medians = []
+        for greed in (1, 10):
+            cluster = Cluster(Rules(capacity=SEQUENCES), seed)
+            cluster.run([Stream(MODEST, 5.0), Stream(GREEDY, 28.0 * greed)], 60)
+            figures = cluster.figures["modest"]
+            assert len(figures.latencies) >= 0.97 * figures.asked
+            medians.append(figures.median)
+        slowed.append(medians[1] / medians[0])
+    assert mean(slowed) <= 1.1
