@@ -4,9 +4,8 @@ A pure state machine. It owns no tasks, sockets or clock: whoever asks says what
 seconds of a clock that never goes back (`services/gate.py` does for the service). Every threshold
 is a setting, see `Rules`. What always holds:
 
-- Those that run take no more of the engines than there is, but for a part of the last that began,
-  and for those that could wait no longer, which take `overdraft` more; and whatever its size, one
-  may always run.
+- Those that run take no more of the engines than there is, but for a part of the last that began;
+  and whatever its size, one may always run.
 - At most `queue_requests` wait. Each of them is started, refused or gone, once.
 - A lower `Tenant.priority` goes first. Within one, tenants that have work waiting are served in
   proportion to their weights, counted in candidates, by start-time fair queueing (Goyal, Vin and
@@ -77,7 +76,6 @@ class Rules:
     wait_seconds: float = 30.0
     deadline_share: float = 0.5
     surety: float = 0.75
-    overdraft: float = 0.25
     memory: int = 64
     backoff: float = 0.9
     least_fill: float = 0.1
@@ -88,8 +86,8 @@ class Place:
     """One request: waiting, running, or done with.
 
     `width` is the candidates it counts for, `tag` its virtual start; `until` is when waiting has
-    no more sense, `last` when beginning has none, and `deadline` when it has to be answered. Times
-    are the caller's clock. `filled`: when it had begun, there was no room left.
+    no more sense, and `deadline` when it has to be answered. Times are the caller's clock.
+    `filled`: while it ran, there was a moment without room.
     """
 
     tenant: Tenant
@@ -100,7 +98,6 @@ class Place:
     arrived: float
     deadline: float | None
     until: float
-    last: float
     began: float | None = None
     filled: bool = False
     over: bool = False
@@ -132,6 +129,7 @@ class Admission:
     _virtual: float = 0.0
     _accounts: dict[str, _Account] = field(default_factory=dict)
     _begun: dict[Place, None] = field(default_factory=dict)
+    _unfilled: dict[Place, None] = field(default_factory=dict)
     _queue: list[Place] = field(default_factory=list)
     _news: list[Place] = field(default_factory=list)
     _orders: count[int] = field(default_factory=count)
@@ -207,19 +205,11 @@ class Admission:
         self._advance(now)
 
     def expire(self, place: Place, now: float) -> None:
-        """A request can't wait any longer: it begins though there is no room, where that is not too
-        much, and is refused otherwise. Does nothing to one that doesn't wait.
-        """
-        if place.over or place.began is not None:
-            return
-        if now <= place.last and self._fits(1.0 + self.rules.overdraft):
-            self._queue.remove(place)
-            self._begin(place, now)
-            self._news.append(place)
-        else:
+        """Refuse a request that has waited in vain. Does nothing to one that doesn't wait."""
+        if not place.over and place.began is None:
             self._withdraw(place)
             self._refuse(place, Refused(_late(place), self._wait(self._queued_width(), now)))
-        self._advance(now)
+            self._advance(now)
 
     def end(self, place: Place, now: float, *, drawn: int, in_vain: bool = False) -> None:
         """A request that ran has ended. `in_vain`: its deadline came before any answer did."""
@@ -243,9 +233,6 @@ class Admission:
     def _place(
         self, now: float, tenant: Tenant, kind: Kind, deadline: float | None, one_pass: float | None
     ) -> Place:
-        due = None if deadline is None else now + deadline
-        until = now + self._patience(kind, deadline, one_pass)
-        last = _UNBOUNDED if due is None else due - (one_pass or 0.0)
         return Place(
             tenant,
             kind,
@@ -253,9 +240,8 @@ class Admission:
             tag=max(self._virtual, self._accounts.get(tenant.id, _Account()).finish),
             order=next(self._orders),
             arrived=now,
-            deadline=due,
-            until=until,
-            last=last if self.rules.overdraft else until,
+            deadline=None if deadline is None else now + deadline,
+            until=now + self._patience(kind, deadline, one_pass),
         )
 
     def _patience(self, kind: Kind, deadline: float | None, one_pass: float | None) -> float:
@@ -276,21 +262,24 @@ class Admission:
         account = self._accounts.setdefault(place.tenant.id, _Account())
         account.finish = place.tag + place.width / place.tenant.weight
 
-    def _fits(self, fill: float = 1.0) -> bool:
-        return not self._begun or self._running < fill * self._limit - _ROUNDING
+    def _fits(self) -> bool:
+        return not self._begun or self._running < self._limit - _ROUNDING
 
     def _begin(self, place: Place, now: float) -> None:
         place.began = now
         self._running += place.width
-        self._begun[place] = None
-        place.filled = self._running >= self._limit - _ROUNDING
+        self._begun[place] = self._unfilled[place] = None
+        if not self._fits():
+            for one in self._unfilled:
+                one.filled = True
+            self._unfilled.clear()
         self._virtual = max(self._virtual, place.tag)
 
     def _advance(self, now: float) -> None:
         """Begin what there is room for, and refuse what has come to wait too long."""
         while self._queue and self._fits():
             place = self._queue.pop(0)
-            if now > place.last:
+            if now > place.until:
                 self._shift(place)
                 self._refuse(place, Refused(_late(place), self._wait(self._queued_width(), now)))
                 continue
@@ -317,6 +306,7 @@ class Admission:
     def _free(self, place: Place) -> None:
         self._running -= place.width
         del self._begun[place]
+        self._unfilled.pop(place, None)
         if not self._begun:
             self._running = 0.0  # no rest of rounding stays behind
             if not self._queue:

@@ -74,20 +74,26 @@ class Expectations:
     def turnover(self) -> float | None:
         """How long a candidate's place is likely to be taken where all are: the mean over those
         that were, or over all requests if that is longer. The fuller an engine, the slower it is,
-        so those that ran when there was little to do say nothing of a wait.
+        so those that ran when there was little to do say nothing of a wait. Where many have ended
+        since it was full, what was seen then says nothing any more.
         """
-        means = (self._turnover.value, self._full.value)
-        return max((mean for mean in means if mean is not None), default=None)
+        if self._full.value is None or self._full.seen < 1:
+            return self._turnover.value
+        return max(self._full.value, self._turnover.value or 0.0)
 
     def saw(
         self, kind: Kind, width: float, *, drawn: int, seconds: float, full: bool = False
     ) -> None:
         """Learn from a request that took places for `width` candidates and has ended; `full`:
-        with it all places were taken.
+        all places were taken while it ran.
         """
+        # One of many candidates takes many places, but is one sight of how long they are taken.
+        width = min(width, self.memory / 8)
         part = min(1.0, drawn / kind.candidates)
         self._drawn.setdefault(kind.alike, Mean(self.memory)).saw(part)
         self._seconds.setdefault(kind.alike, Mean(self.memory)).saw(seconds)
         self._turnover.saw(seconds, width)
         if full:
             self._full.saw(seconds, width)
+        else:
+            self._full.seen *= 1 - 1 / self.memory

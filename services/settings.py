@@ -190,11 +190,6 @@ class AdmissionSettings(Section):
     """Part of the time that a request may wait which it can be expected to, or it is refused at
     once: the less, the fewer are refused after they have waited."""
 
-    overdraft: NotNegative = 0.25
-    """Part more of the candidates that may be under way, for requests that can wait no longer: they
-    begin with what time they have left, and only those are refused after a wait who don't fit into
-    that either. 0 refuses all of them."""
-
     memory: Positive = 64
     """Past requests, about, by which is told how long one takes and how many candidates it
     draws."""

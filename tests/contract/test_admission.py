@@ -143,7 +143,7 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:
 
 async def test_a_request_that_waits_in_vain_is_refused_in_time() -> None:
     """When there is no time left in which it could be answered."""
-    async with serving(stage=queued(overdraft=0.0)) as service:
+    async with serving(stage=queued()) as service:
         first = ask(service)
         run = await started(service)
         refused = await ask(service, **deadline(0.3))
