@@ -10,6 +10,7 @@ is another, until it is found to be well again (see `workers.breaker`).
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import (
@@ -566,8 +567,10 @@ async def _first(call: Callable[[], Awaitable[Item]], seconds: float) -> Item:
                     return reply.result()
                 lost = None if reply.cancelled() else reply.exception()
             if done:
-                # Those that are being replaced are known as gone a moment later.
-                await asyncio.sleep(min(pause, max(0.0, until - clock())))
+                # Those that are being replaced are known as gone a moment later. Not all who ask
+                # come again in the same one.
+                jittered = pause * random.uniform(0.5, 1.5)
+                await asyncio.sleep(min(jittered, max(0.0, until - clock())))
                 pause = min(2 * pause, _BACKUP_SECONDS)
     finally:
         for reply in asked:

@@ -7,6 +7,7 @@ and none of them tells what only the operator should know: that stands in the lo
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -156,13 +157,20 @@ def _after(seconds: float) -> dict[str, str]:
     }
 
 
+def _about(seconds: float) -> dict[str, str]:
+    """The same for what nobody knows exactly: whole seconds are rounded up or down by chance, so
+    that clients that were sent away in one moment don't all come back in one.
+    """
+    return {**_after(seconds), "retry-after": str(max(1, math.floor(seconds + random.random())))}
+
+
 def unavailable(message: str, code: str, retry_seconds: float) -> ApiError:
     """A 503 that cost nothing, and is worth another try after a while."""
     return ApiError(
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"{message} Try again shortly.",
         code=code,
-        headers=_after(retry_seconds),
+        headers=_about(retry_seconds * random.uniform(1.0, 2.0)),
     )
 
 
@@ -175,7 +183,7 @@ def _not_admitted(refused: Refused | ClientLeft, retry_seconds: float) -> ApiErr
     message = f"{refused} Try again in about {math.ceil(seconds)} s."
     if refused.reason is Reason.DEADLINE:
         message += " Or allow it more time: raise longthink.budget.deadline_seconds."
-    return ApiError(status, message, code=refused.reason, headers=_after(seconds))
+    return ApiError(status, message, code=refused.reason, headers=_about(seconds))
 
 
 def in_vain(message: str, code: str) -> ApiError:
