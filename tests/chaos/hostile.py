@@ -330,8 +330,8 @@ def main() -> int:
                 held=not found.opened,
             ),
             Figure(
-                f"{sent:,} of {said.bodies:,} hostile bodies in {took:.0f} s, {found.made:,} of the "
-                f"schema, {len(RAW)} of broken HTTP",
+                f"{sent:,} of {said.bodies:,} hostile bodies in {took:.0f} s, {found.made:,} of "
+                f"the schema, {len(RAW)} of broken HTTP",
                 "no 5xx, none hung",
                 f"{len(found.broken)}; slowest {found.slowest:.1f} s",
                 held=not found.broken and sent >= said.bodies and found.slowest < HANG_SECONDS,
