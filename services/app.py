@@ -7,6 +7,7 @@ engines and the HTTP edge on it. What it started, it stops; what it found, it le
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -207,6 +208,10 @@ class Edge:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve for the application that this replica serves."""
         service, redis = self._settings.service, self._settings.redis
+        # All that is there now stays. Without it a collection is over in no time, where it would
+        # hold up every request for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         return build(
             self._reasoner,
             model_name=self._settings.generator.name,

@@ -123,22 +123,21 @@ async def measured(url: str, engines: Engines, rounds: int) -> Model:
 
 
 async def compared(
-    url: str, model: Model, replicas: int, arguments: argparse.Namespace
+    url: str, model: Model, replicas: int, users: Sequence[int], seconds: float, effort: str
 ) -> list[Row]:
     """A row for each number of users."""
     machine, rows = Machine(), []
     asked = [one for split in SPLITS for one in synthetic(split, QUESTIONS, SEED)]
     cores = float(len(os.sched_getaffinity(0)))
     async with Client(url) as client:
-        for users in map(int, arguments.users.split(",")):
+        for together in users:
             before = machine.slowed()
-            seconds = arguments.seconds
-            there = await real(client, asked, users, seconds, arguments.effort)
+            there = await real(client, asked, together, seconds, effort)
             load = Load(
                 questions=model.of(",".join(SPLITS)),
-                efforts=(arguments.effort,),
+                efforts=(effort,),
                 seconds=5 * seconds,
-                users=users,
+                users=together,
                 repeated=True,
             )
             site = Site(workers=replicas, rewards=1, cores=cores)
@@ -147,7 +146,7 @@ async def compared(
             rows.append(
                 Row(
                     replicas,
-                    users,
+                    together,
                     (there[0], here.throughput),
                     (there[1], here.p50),
                     (there[2], here.completion_tokens),
@@ -155,6 +154,27 @@ async def compared(
                 )
             )
     return rows
+
+
+def side_by_side(
+    replicas: Sequence[int],
+    users: Sequence[int],
+    seconds: float,
+    *,
+    effort: str = "low",
+    rounds: int = 2,
+) -> tuple[list[Row], Model]:
+    """A row for each number of replicas and of users; and the model, measured on the first."""
+    told = Console(stderr=True)
+    model: Model | None = None
+    rows: list[Row] = []
+    for count in replicas:
+        with service(None, None, [f"generator.replicas={count}"], told) as url:
+            if model is None:
+                model = asyncio.run(measured(url, Engines(delimiter="\n"), rounds))
+            rows += asyncio.run(compared(url, model, count, users, seconds, effort))
+    assert model is not None, "at least one replica"
+    return rows, model
 
 
 def table(rows: Sequence[Row], allowed: float) -> Table:
@@ -187,18 +207,15 @@ def main() -> None:
     parser.add_argument("--allowed", type=float, default=0.15)
     parser.add_argument("--keep", type=Path, help="where the measured model is written")
     arguments = parser.parse_args()
-    told = Console(stderr=True)
-    engines = Engines(delimiter="\n")
-    model: Model | None = None
-    rows: list[Row] = []
-    for replicas in map(int, arguments.replicas.split(",")):
-        with service(None, None, [f"generator.replicas={replicas}"], told) as url:
-            if model is None:
-                model = asyncio.run(measured(url, engines, arguments.rounds))
-                if arguments.keep is not None:
-                    model.save(arguments.keep)
-            rows += asyncio.run(compared(url, model, replicas, arguments))
-        Console(width=120).print(table(rows, arguments.allowed))
+    replicas, users = (
+        tuple(map(int, said.split(","))) for said in (arguments.replicas, arguments.users)
+    )
+    rows, model = side_by_side(
+        replicas, users, arguments.seconds, effort=arguments.effort, rounds=arguments.rounds
+    )
+    if arguments.keep is not None:
+        model.save(arguments.keep)
+    Console(width=120).print(table(rows, arguments.allowed))
     sys.exit(any(row.off > arguments.allowed for row in rows))
 
 

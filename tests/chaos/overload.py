@@ -18,6 +18,7 @@ must hold:
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import random
 import sys
@@ -176,6 +177,8 @@ def percentile(values: list[float], part: float) -> float:
 async def measure(url: str, keys: tuple[str, str], seconds: float, load: Load) -> list[Figure]:
     """All of it, for one kind of request."""
     modest, greedy = keys
+    gc.collect()
+    gc.freeze()  # what the clients' collector would take isn't the service's time
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
         crowd = Crowd(http, load)
