@@ -7,6 +7,8 @@ is a setting, see `Rules`. What always holds:
 - Those that run take no more of the engines than there is, but for a part of the last that began;
   and whatever its size, one may always run.
 - At most `queue_requests` wait. Each of them is started, refused or gone, once.
+- Who has less of the engines than its share, and asked for something of late, finds room for one
+  request more than runs: others who have theirs leave it.
 - A lower `Tenant.priority` goes first. Within one, tenants that have work waiting are served in
   proportion to their weights, counted in candidates, by start-time fair queueing (Goyal, Vin and
   Cheng, "Start-time Fair Queuing", SIGCOMM 1996); and a tenant's own in the order they came.
@@ -76,6 +78,7 @@ class Rules:
     wait_seconds: float = 30.0
     deadline_share: float = 0.5
     surety: float = 0.75
+    reserve_seconds: float = 10.0
     memory: int = 64
     backoff: float = 0.9
     least_fill: float = 0.1
@@ -117,6 +120,16 @@ class _Account:
 
 
 @dataclass(slots=True)
+class _Presence:
+    """A tenant that asked for something: when last, for how many candidates; and what it runs."""
+
+    tenant: Tenant
+    seen: float
+    width: float
+    running: float = 0.0
+
+
+@dataclass(slots=True)
 class Admission:
     """The requests of one process that run and wait."""
 
@@ -128,6 +141,7 @@ class Admission:
     _running: float = 0.0
     _virtual: float = 0.0
     _accounts: dict[str, _Account] = field(default_factory=dict)
+    _present: dict[str, _Presence] = field(default_factory=dict)
     _begun: dict[Place, None] = field(default_factory=dict)
     _unfilled: dict[Place, None] = field(default_factory=dict)
     _queue: list[Place] = field(default_factory=list)
@@ -181,7 +195,8 @@ class Admission:
         if self.closed:
             raise Refused(Reason.DRAINING)
         place = self._place(now, tenant, kind, deadline, one_pass)
-        if not self._queue and self._fits():
+        self._saw(place)
+        if self._fits(tenant, now) and not any(one.turn < place.turn for one in self._queue):
             self._book(place)
             self._begin(place, now)
             return place
@@ -208,7 +223,9 @@ class Admission:
         """Refuse a request that has waited in vain. Does nothing to one that doesn't wait."""
         if not place.over and place.began is None:
             self._withdraw(place)
-            self._refuse(place, Refused(_late(place), self._wait(self._queued_width(), now)))
+            self._refuse(
+                place, Refused(_late(place), self._wait(place.tenant, self._queued_width(), now))
+            )
             self._advance(now)
 
     def end(self, place: Place, now: float, *, drawn: int, in_vain: bool = False) -> None:
@@ -262,14 +279,47 @@ class Admission:
         account = self._accounts.setdefault(place.tenant.id, _Account())
         account.finish = place.tag + place.width / place.tenant.weight
 
-    def _fits(self) -> bool:
-        return not self._begun or self._running < self._limit - _ROUNDING
+    def _presence(self, place: Place) -> _Presence:
+        """The tenant of a request among those that are here; others are forgotten in time."""
+        present = self._present.get(place.tenant.id)
+        if present is None:
+            since = place.arrived - self.rules.reserve_seconds
+            here = {it: one for it, one in self._present.items() if one.running or one.seen > since}
+            present = _Presence(place.tenant, place.arrived, place.width)
+            self._present = {**here, place.tenant.id: present}
+        return present
+
+    def _saw(self, place: Place) -> None:
+        present = self._presence(place)
+        present.tenant, present.seen, present.width = place.tenant, place.arrived, place.width
+
+    def _fits(self, tenant: Tenant, now: float) -> bool:
+        return not self._begun or self._running < self._room(tenant, now) - _ROUNDING
+
+    def _room(self, tenant: Tenant, now: float) -> float:
+        """Below how many candidates under way a tenant's next request may begin.
+
+        One that has its share leaves room for a request of those that asked of late and have less
+        than theirs: without it, whoever asks most often would have every place that becomes free.
+        It is a quarter of all at most.
+        """
+        since = now - self.rules.reserve_seconds
+        others = [one for it, one in self._present.items() if it != tenant.id and one.seen > since]
+        if not others:
+            return self._limit
+        part = self._limit / (tenant.weight + sum(one.tenant.weight for one in others))
+        own = self._present.get(tenant.id)
+        if own is None or own.running < part * tenant.weight:
+            return self._limit
+        left = [one.width for one in others if one.running < part * one.tenant.weight]
+        return self._limit - min(max(left, default=0.0), self._limit / 4)
 
     def _begin(self, place: Place, now: float) -> None:
         place.began = now
         self._running += place.width
+        self._presence(place).running += place.width
         self._begun[place] = self._unfilled[place] = None
-        if not self._fits():
+        if not self._fits(place.tenant, now):
             for one in self._unfilled:
                 one.filled = True
             self._unfilled.clear()
@@ -277,14 +327,29 @@ class Admission:
 
     def _advance(self, now: float) -> None:
         """Begin what there is room for, and refuse what has come to wait too long."""
-        while self._queue and self._fits():
-            place = self._queue.pop(0)
+        while (place := self._next(now)) is not None:
+            self._queue.remove(place)
             if now > place.until:
                 self._shift(place)
-                self._refuse(place, Refused(_late(place), self._wait(self._queued_width(), now)))
+                self._refuse(
+                    place,
+                    Refused(_late(place), self._wait(place.tenant, self._queued_width(), now)),
+                )
                 continue
             self._begin(place, now)
             self._news.append(place)
+
+    def _next(self, now: float) -> Place | None:
+        """The first of those that wait whose tenant finds room."""
+        if self._begun and self._running >= self._limit - _ROUNDING:
+            return None
+        full = set[str]()
+        for place in self._queue:
+            if place.tenant.id not in full:
+                if self._fits(place.tenant, now):
+                    return place
+                full.add(place.tenant.id)
+        return None
 
     def _withdraw(self, place: Place) -> None:
         """Take a request out of the queue."""
@@ -306,9 +371,12 @@ class Admission:
     def _free(self, place: Place) -> None:
         self._running -= place.width
         del self._begun[place]
+        self._present[place.tenant.id].running -= place.width
         self._unfilled.pop(place, None)
         if not self._begun:
             self._running = 0.0  # no rest of rounding stays behind
+            for one in self._present.values():
+                one.running = 0.0
             if not self._queue:
                 # Whoever comes next finds everybody equal; nobody need be remembered.
                 self._accounts.clear()
@@ -327,23 +395,23 @@ class Admission:
         of a wait is only about right: to be refused at once is better than after most of it.
         """
         patience = self.rules.surety * (place.until - now)
-        wait = self._wait(self._ahead(place), now)
+        wait = self._wait(place.tenant, self._ahead(place), now)
         if wait <= patience:
             return
-        newcomer = self._wait(self._ahead(place, tag=self._virtual), now)
+        newcomer = self._wait(place.tenant, self._ahead(place, tag=self._virtual), now)
         if newcomer <= patience and len({one.tenant.id for one in self._queue}) > 1:
             raise Refused(Reason.OVER_SHARE, wait - patience)
         raise Refused(_late(place), wait - patience)
 
-    def _wait(self, ahead: float, now: float) -> float:
-        """How long it is likely to take until so many candidates' places have become free.
+    def _wait(self, tenant: Tenant, ahead: float, now: float) -> float:
+        """How long a tenant is likely to wait with so many candidates ahead of it.
 
         Places become free in the order in which they were taken, a turnover later; whoever takes
         one then has it for a turnover, and so on. Those that are overdue are free soon, but no
         more of them a second than were on average.
         """
         turnover = self.expected.turnover
-        needed = self._running + ahead - self._limit
+        needed = self._running + ahead - self._room(tenant, now)
         if turnover is None or needed < 0:
             return 0.0  # nothing has ended yet: nobody is refused for what nobody knows
         usual = needed * turnover / self._limit
@@ -379,7 +447,7 @@ class Admission:
             tenants.values(),
             key=lambda it: (it.priority, held[it.id] / it.weight, it.id == newcomer.id),
         )
-        retry = self._wait(self._queued_width() / max(1, len(self._queue)), now)
+        retry = self._wait(newcomer, self._queued_width() / max(1, len(self._queue)), now)
         if most.id == newcomer.id:
             raise Refused(Reason.OVER_SHARE if len(tenants) > 1 else Reason.QUEUE_FULL, retry)
         if not dry:

@@ -190,6 +190,10 @@ class AdmissionSettings(Section):
     """Part of the time that a request may wait which it can be expected to, or it is refused at
     once: the less, the fewer are refused after they have waited."""
 
+    reserve_seconds: NotNegative = 10.0
+    """For so long after its last request, a tenant that has less of the engines than its share by
+    weight finds room for one more at once, whatever the others ask; 0 keeps none."""
+
     memory: Positive = 64
     """Past requests, about, by which is told how long one takes and how many candidates it
     draws."""

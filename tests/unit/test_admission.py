@@ -341,11 +341,47 @@ def test_a_wait_is_told_by_when_those_that_run_began() -> None:
     assert asked.ask(6, LOCAL, ONE, 8.1).began is None
 
 
+def test_who_has_its_share_leaves_room_for_the_others() -> None:
+    """One more of theirs begins at once, however often others ask; not when they ask no more."""
+    asked = admission(8, queue_requests=100, wait_seconds=1000)
+    asked.end(asked.ask(0, MODEST, ONE), 1, drawn=1)
+    places = [asked.ask(2, GREEDY, ONE) for _ in range(20)]
+    assert asked.running == 7
+    modest = [asked.ask(3, MODEST, ONE) for _ in range(2)]
+    assert modest[0].began == 3
+    assert modest[1].began is None, "there is no room at all"
+    asked.end(places[0], 4, drawn=1)
+    assert [it.began for it in modest] == [3, 4], "it has less than its share, and goes first"
+    asked.end(places[1], 5, drawn=1)
+    assert asked.running == 7, "one is left free again"
+    for place in modest:
+        asked.end(place, 6, drawn=1)
+    assert asked.running == 7
+    asked.end(places[2], 13, drawn=1)
+    assert asked.running == 8
+
+
+def test_room_is_left_by_weight() -> None:
+    """Who has less than its share takes what there is; a quarter at most is left by others."""
+    heavy = Tenant("heavy", weight=7)
+    asked = admission(8, queue_requests=100, wait_seconds=1000)
+    asked.end(asked.ask(0, MODEST, Kind("majority", 8)), 1, drawn=8)
+    for _ in range(20):
+        asked.ask(2, heavy, ONE)
+    assert asked.running == 7, "its share"
+    asked = admission(8, queue_requests=100, wait_seconds=1000)
+    asked.end(asked.ask(0, heavy, Kind("majority", 8)), 1, drawn=8)
+    for _ in range(20):
+        asked.ask(2, MODEST, ONE)
+    assert asked.running == 6
+
+
+@pytest.mark.parametrize("reserve", [0.0, 10.0])
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_happens_each_ends_once(seed: int) -> None:
+def test_whatever_happens_each_ends_once(seed: int, reserve: float) -> None:
     """Every request is begun or refused once, nothing is left over, and there is never too much."""
     chance = random.Random(seed)
-    asked = admission(10, queue_requests=20)
+    asked = admission(10, queue_requests=20, reserve_seconds=reserve)
     tenants = [Tenant(str(it), weight=1 + it, priority=it % 2) for it in range(4)]
     places: list[Place] = []
     told: Counter[Place] = Counter()
@@ -376,7 +412,8 @@ def test_whatever_happens_each_ends_once(seed: int) -> None:
         assert asked.waiting == len(waiting) <= 20
         if len(running) > 1:
             assert asked.running < 10.001 + max(it.width for it in running)
-        assert not waiting or asked.running > asked.limit - 0.001, "there is room"
+        full = asked.limit * (0.75 if reserve else 1.0)
+        assert not waiting or asked.running > full - 0.001, "there is room"
     asked.close()
     told.update(asked.news())
     assert all(it.over or it.began is not None for it in places)
