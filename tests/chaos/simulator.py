@@ -29,7 +29,7 @@ WORKERS = (1, 10, 100, 1000)
 LOADS = (0.7, 1.0, 2.0)
 ALLOWED = 0.15
 FLAT = 1.3
-REQUESTS = 20_000
+REQUESTS = 4_000
 
 
 def main(seconds: float = 20) -> int:
@@ -44,20 +44,21 @@ def main(seconds: float = 20) -> int:
         )
         for row in rows
     ]
-    return tell([*figures, *sizes(model)])
+    real, simulated = tell(figures), tell(sizes(model))
+    return real or simulated
 
 
 def sizes(model: Model) -> Iterator[Figure]:
     """What holds at every number of workers."""
-    found = by_workers(simulated(model))
-    worst = min(points[-1].goodput / max(it.goodput for it in points) for points in found.values())
+    found = by_workers(points(model))
+    worst = min(them[-1].goodput / max(it.goodput for it in them) for them in found.values())
     yield Figure(
         f"simulated: goodput at twice the load, 1 to {max(WORKERS):,} workers",
         ">= 90% of its peak",
         f"{worst:.0%} at least",
         held=worst >= 0.9,
     )
-    costs = {workers: mean(it.own_ms for it in points) for workers, points in found.items()}
+    costs = {workers: mean(it.own_ms for it in them) for workers, them in found.items()}
     yield Figure(
         "simulated: CPU time of planner and driver a candidate",
         f"at most {FLAT:g} x that of the fewest workers",
@@ -66,7 +67,7 @@ def sizes(model: Model) -> Iterator[Figure]:
     )
 
 
-def simulated(model: Model) -> Sequence[Figures]:
+def points(model: Model) -> Sequence[Figures]:
     """Each number of workers at each load."""
     load = Load(questions=model.of(",".join(SPLITS)), efforts=("low",), seconds=60, deadline=5)
     sweep = Sweep(
