@@ -62,7 +62,8 @@ def mutated(dice: random.Random, model: str) -> bytes:
             case 0 if isinstance(container, dict):
                 del container[key]
             case 1 if isinstance(container, dict):
-                container[dice.choice(["x", "", "\n", f"{key} ", "__proto__"])] = dice.choice(ODD)
+                name = dice.choice(["x", "", "\n", f"{key} ", "__proto__"])
+                container[name] = copy.deepcopy(dice.choice(ODD))
             case _:
                 container[key] = copy.deepcopy(dice.choice(ODD))
         if not body:
