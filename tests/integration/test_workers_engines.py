@@ -459,7 +459,7 @@ async def test_a_lost_replica_loses_only_its_own(
     others' end well, nothing of it stays, and another takes its place.
     """
     ask = await asking(pool)
-    replicas = _replicas("generator")
+    replicas = await _whole("generator")
     engines = [core for replica in replicas for core in replica.children(recursive=True)]
     batch = tuple(ask(400, stream=True) for _ in range(16))
     ended: dict[str, Generated] = {}
@@ -490,8 +490,15 @@ async def test_a_lost_replica_loses_only_its_own(
 
 def _engine(replica: psutil.Process) -> psutil.Process:
     """The process of a replica's engine."""
-    (core,) = (it for it in replica.children() if "EngineCore" in it.name() + it.cmdline()[0])
+    (core,) = _cores(replica)
     return core
+
+
+def _cores(replica: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [it for it in replica.children() if "EngineCore" in it.name() + it.cmdline()[0]]
+    except (psutil.Error, IndexError):
+        return []  # it is on its way out
 
 
 async def _running(pool: ServePool, calls: int) -> None:
@@ -499,6 +506,17 @@ async def _running(pool: ServePool, calls: int) -> None:
     async with asyncio.timeout(20):
         while (await totals(pool))["running"] < calls:
             await asyncio.sleep(0.01)
+
+
+async def _whole(deployment: str) -> list[psutil.Process]:
+    """The processes of its two replicas, once both have an engine and a former one is gone."""
+    async with asyncio.timeout(300):
+        while True:
+            there = _replicas(deployment)
+            cores = [_cores(replica) for replica in there]
+            if len(there) == 2 and all(len(one) == 1 for one in cores):
+                return there
+            await asyncio.sleep(0.2)
 
 
 def _replicas(deployment: str) -> list[psutil.Process]:
