@@ -29,6 +29,7 @@ from grpc import RpcError  # type: ignore[import-untyped]
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from redis.exceptions import RedisError
@@ -498,6 +499,8 @@ class _Application:
             http_options=HTTPOptions(host=settings.service.host, port=self._port),
             logging_config=quiet,
         )
+        if settings.ray.address is not None:
+            _listens_on(settings.service.host, self._port)
         with ExitStack() as in_vain:
             in_vain.callback(self._delete)
             self.handle = self.deploy(settings, self._calibration)
@@ -542,6 +545,20 @@ class _Application:
         """Take the application off a cluster that goes on without this process."""
         if self._settings.ray.address is not None:
             serve.delete(APPLICATION)
+
+
+def _listens_on(host: str, port: int) -> None:
+    """Raise ServiceError where Serve ran on this cluster before, and listens elsewhere.
+
+    It would go on doing so, whatever it is told, and perhaps where everybody reaches it.
+    """
+    options = _get_global_client().http_config
+    if (options.host, options.port) != (host, port):
+        raise ServiceError(
+            f"Ray Serve runs on this cluster already, and listens on {options.host}:{options.port} "
+            f"rather than {host}:{port}. Stop it (`serve shutdown`), or have service.host and "
+            "service.port say where it listens."
+        )
 
 
 def _drain(service: Service, handle: DeploymentHandle[Any]) -> None:
