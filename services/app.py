@@ -552,8 +552,9 @@ def _listens_on(host: str, port: int) -> None:
 
     It would go on doing so, whatever it is told, and perhaps where everybody reaches it.
     """
-    options = _get_global_client().http_config
-    if (options.host, options.port) != (host, port):
+    client = _get_global_client()
+    options = None if client is None else client.http_config
+    if options is not None and (options.host, options.port) != (host, port):
         raise ServiceError(
             f"Ray Serve runs on this cluster already, and listens on {options.host}:{options.port} "
             f"rather than {host}:{port}. Stop it (`serve shutdown`), or have service.host and "
