@@ -38,6 +38,7 @@ def deleted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ray, "init", lambda **_: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(serve, "start", lambda **_: None)
+    monkeypatch.setattr(app, "_get_global_client", lambda: None)
     monkeypatch.setattr(serve, "delete", names.append)
     monkeypatch.setattr(app, "_ENVIRONMENT", {})
     return names
