@@ -301,10 +301,14 @@ class Admission:
 
         One that has its share leaves room for a request of those that asked of late and have less
         than theirs: without it, whoever asks most often would have every place that becomes free.
-        It is a quarter of all at most.
+        It is a quarter of all at most, and none is left for those of a lower class.
         """
         since = now - self.rules.reserve_seconds
-        others = [one for it, one in self._present.items() if it != tenant.id and one.seen > since]
+        others = [
+            one
+            for it, one in self._present.items()
+            if it != tenant.id and one.seen > since and one.tenant.priority <= tenant.priority
+        ]
         if not others:
             return self._limit
         part = self._limit / (tenant.weight + sum(one.tenant.weight for one in others))

@@ -376,6 +376,17 @@ def test_room_is_left_by_weight() -> None:
     assert asked.running == 6
 
 
+def test_no_room_is_left_for_those_of_a_lower_class() -> None:
+    """Whoever goes first anyway takes all that there is; the others leave room for it."""
+    batch, urgent = Tenant("batch", priority=1), Tenant("urgent", priority=-1)
+    for first, then, taken in ((batch, urgent, 8), (urgent, batch, 7)):
+        asked = admission(8, queue_requests=100, wait_seconds=1000)
+        asked.end(asked.ask(0, first, ONE), 1, drawn=1)
+        for _ in range(20):
+            asked.ask(2, then, ONE)
+        assert asked.running == taken
+
+
 @pytest.mark.parametrize("reserve", [0.0, 10.0])
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_each_ends_once(seed: int, reserve: float) -> None:
