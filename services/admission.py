@@ -90,7 +90,6 @@ class Place:
 
     `width` is the candidates it counts for, `tag` its virtual start; `until` is when waiting has
     no more sense, and `deadline` when it has to be answered. Times are the caller's clock.
-    `filled`: while it ran, there was a moment without room.
     """
 
     tenant: Tenant
@@ -102,7 +101,6 @@ class Place:
     deadline: float | None
     until: float
     began: float | None = None
-    filled: bool = False
     over: bool = False
     refused: Refused | None = None
 
@@ -143,7 +141,8 @@ class Admission:
     _accounts: dict[str, _Account] = field(default_factory=dict)
     _present: dict[str, _Presence] = field(default_factory=dict)
     _begun: dict[Place, None] = field(default_factory=dict)
-    _unfilled: dict[Place, None] = field(default_factory=dict)
+    _alone: set[Place] = field(default_factory=set)
+    """Those of them that had room beside them all the time."""
     _queue: list[Place] = field(default_factory=list)
     _news: list[Place] = field(default_factory=list)
     _orders: count[int] = field(default_factory=count)
@@ -223,9 +222,7 @@ class Admission:
         """Refuse a request that has waited in vain. Does nothing to one that doesn't wait."""
         if not place.over and place.began is None:
             self._withdraw(place)
-            self._refuse(
-                place, Refused(_late(place), self._wait(place.tenant, self._queued_width(), now))
-            )
+            self._refuse_waited(place, now)
             self._advance(now)
 
     def end(self, place: Place, now: float, *, drawn: int, in_vain: bool = False) -> None:
@@ -234,7 +231,8 @@ class Admission:
             return
         place.over = True
         seconds = now - place.began
-        self.expected.saw(place.kind, place.width, drawn=drawn, seconds=seconds, full=place.filled)
+        full = place not in self._alone
+        self.expected.saw(place.kind, place.width, drawn=drawn, seconds=seconds, full=full)
         self._adapt(place, now, in_vain=in_vain)
         self._free(place)
         self._advance(now)
@@ -322,11 +320,10 @@ class Admission:
         place.began = now
         self._running += place.width
         self._presence(place).running += place.width
-        self._begun[place] = self._unfilled[place] = None
+        self._begun[place] = None
+        self._alone.add(place)
         if not self._fits(place.tenant, now):
-            for one in self._unfilled:
-                one.filled = True
-            self._unfilled.clear()
+            self._alone.clear()
         self._virtual = max(self._virtual, place.tag)
 
     def _advance(self, now: float) -> None:
@@ -335,10 +332,7 @@ class Admission:
             self._queue.remove(place)
             if now > place.until:
                 self._shift(place)
-                self._refuse(
-                    place,
-                    Refused(_late(place), self._wait(place.tenant, self._queued_width(), now)),
-                )
+                self._refuse_waited(place, now)
                 continue
             self._begin(place, now)
             self._news.append(place)
@@ -376,7 +370,7 @@ class Admission:
         self._running -= place.width
         del self._begun[place]
         self._present[place.tenant.id].running -= place.width
-        self._unfilled.pop(place, None)
+        self._alone.discard(place)
         if not self._begun:
             self._running = 0.0  # no rest of rounding stays behind
             for one in self._present.values():
@@ -391,6 +385,10 @@ class Admission:
     def _refuse(self, place: Place, why: Refused) -> None:
         place.over, place.refused = True, why
         self._news.append(place)
+
+    def _refuse_waited(self, place: Place, now: float) -> None:
+        wait = self._wait(place.tenant, self._queued_width(), now)
+        self._refuse(place, Refused(_late(place), wait))
 
     def _refuse_late(self, place: Place, now: float) -> None:
         """Raise Refused for a request that would wait for longer than it may.
