@@ -35,10 +35,9 @@ from services.keyring import Keyring
 from services.redis_server import RedisServer
 from services.settings import RedisSettings, ServiceSettings, Settings
 from tests.chaos.figures import Figure, console, tell
+from tests.chaos.real_service import CHAT, MODEL
 from workers.reference.synthetic import Kind, queries
 
-CHAT = "/v1/chat/completions"
-MODEL = "longthink-reference"
 AROUND = (0.75, 1.0, 1.25, 1.5)
 LATE = 0.25
 """Seconds after the deadline in which an answer still counts as in time: it has to come here."""
