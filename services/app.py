@@ -209,8 +209,8 @@ class Edge:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve for the application that this replica serves."""
         service, redis = self._settings.service, self._settings.redis
-        # All that is there now stays. Without it a collection is over in no time, where it would
-        # hold up every request for a tenth of a second.
+        # All that is there now stays, and need not be gone through in every full collection, which
+        # holds up all requests.
         gc.collect()
         gc.freeze()
         return build(
