@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from services.settings import GeneratorSettings, RewardSettings, ServiceSettings, Settings
+from tests import processes
 from tests.chaos.real_service import CHAT, body
 from workers.reference.synthetic import queries
 
@@ -122,15 +123,7 @@ async def asked(url: str, clients: int) -> AsyncIterator[Record]:
 
 def replicas(kind: str) -> list[psutil.Process]:
     """The processes of a deployment's replicas that this process has started, up or not."""
-    title = f"ray::ServeReplica:longthink:{kind}"
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if " ".join(process.cmdline()).startswith(title):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return processes.replicas(f"longthink:{kind}")
 
 
 def up(kind: str) -> list[psutil.Process]:
@@ -150,8 +143,7 @@ async def until_up(engines: int, *, without: Set[int] = frozenset()) -> float | 
 
 def _has_engine(replica: psutil.Process) -> bool:
     try:
-        cores = [it for it in replica.children() if "EngineCore" in " ".join(it.cmdline())]
-        return bool(cores) and time.time() - replica.create_time() > 5
+        return bool(processes.engines(replica)) and time.time() - replica.create_time() > 5
     except psutil.Error:
         return False
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 from playwright.async_api import Page, expect
 
 from services.app import Service
+from tests import processes
 from tests.e2e.conftest import MODEL
 
 PLACE = "async key => (await import('/web/main.js')).forest.where(key)"
@@ -32,8 +32,7 @@ async def click(page: Page, key: str) -> None:
 @contextmanager
 def engines_stopped() -> Iterator[None]:
     """While inside, the engines stand still: what was asked of them is under way for as long."""
-    everything = psutil.Process().children(recursive=True)
-    engines = [one for one in everything if "EngineCore" in " ".join(one.cmdline())]
+    engines = [one for replica in processes.replicas() for one in processes.engines(replica)]
     assert engines
     for one in engines:
         one.suspend()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import psutil
@@ -28,6 +29,8 @@ from tests.contract.pool_contract import (
 )
 from tests.integration import checkpoints
 from tests.integration.conftest import QUEUE, Engines
+from tests.processes import engines as engines_of
+from tests.processes import replicas as replicas_of
 from workers.messages import Generate, Generated, Grade, Tokens
 from workers.pool import ServePool
 
@@ -490,15 +493,8 @@ async def test_a_lost_replica_loses_only_its_own(
 
 def _engine(replica: psutil.Process) -> psutil.Process:
     """The process of a replica's engine."""
-    (core,) = _cores(replica)
-    return core
-
-
-def _cores(replica: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [it for it in replica.children() if "EngineCore" in it.name() + it.cmdline()[0]]
-    except (psutil.Error, IndexError):
-        return []  # it is on its way out
+    (engine,) = engines_of(replica)
+    return engine
 
 
 async def _running(pool: ServePool, calls: int) -> None:
@@ -510,19 +506,11 @@ async def _running(pool: ServePool, calls: int) -> None:
 
 async def _whole(deployment: str) -> list[psutil.Process]:
     """The processes of its two replicas, once both have an engine and a former one is gone."""
-    async with asyncio.timeout(300):
-        while True:
-            there = _replicas(deployment)
-            cores = [_cores(replica) for replica in there]
-            if len(there) == 2 and all(len(one) == 1 for one in cores):
-                return there
-            await asyncio.sleep(0.2)
-
-
-def _replicas(deployment: str) -> list[psutil.Process]:
-    """The processes of a deployment's replicas."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if f"ServeReplica:{deployment}:" in " ".join(process.cmdline())
-    ]
+    found: dict[psutil.Process, list[psutil.Process]] = {}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(100):
+            while [len(engines) for engines in found.values()] != [1, 1]:
+                await asyncio.sleep(0.2)
+                found = {it: engines_of(it) for it in replicas_of(f"{deployment}:")}
+    assert [len(engines) for engines in found.values()] == [1, 1], found
+    return list(found)
