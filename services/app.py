@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from services.spans import Spans
 
 APPLICATION = "longthink"
+EDGE = "edge"
 
 _SPANS_TO = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 """Where spans go, if not where all that is told goes."""
@@ -103,6 +104,9 @@ _LATER_SECONDS = 5.0
 _TOKENS = "RAY_AUTH_MODE"
 """The variable that says whether Ray takes orders only from who has its token. Its ports, and those
 of Serve's replicas, listen on all addresses and unpickle what they are sent."""
+
+_OTHERS_SECONDS = 2.0
+"""How long a scrape of one edge waits for the other edges' metrics."""
 
 _LAST_SECONDS = 2.0
 """So long before the end of the grace period requests end with the best they have."""
@@ -220,6 +224,7 @@ class Edge:
             traces=self._traces,
             telemetry=self._telemetry,
             engine_metrics=self._engine_metrics,
+            edges=self._edges,
             limits=Limits(
                 body_bytes=service.max_body_bytes,
                 sampling=Sampling(max_tokens=service.default_max_tokens),
@@ -285,9 +290,29 @@ class Edge:
         except RedisError:
             return False
 
-    async def _engine_metrics(self) -> list[tuple[str, str]]:
+    async def metrics(self, parts: dict[str, bool], engines: list[str]) -> tuple[str, str]:
+        """This edge's name, and its metrics at a moment when these parts and engines answer."""
         self._telemetry.left_alone(self._pool.breakers())
+        name = serve.get_replica_context().replica_id.unique_id
+        return name, self._telemetry.scraped(parts, engines)
+
+    async def _engine_metrics(self) -> list[tuple[str, str]]:
         return list((await self._pool.metrics()).items())
+
+    async def _edges(
+        self, parts: Mapping[str, bool], engines: Sequence[str]
+    ) -> list[tuple[str, str]]:
+        """What every edge tells. Of one that doesn't answer in time nothing is told."""
+        own = await self.metrics(dict(parts), list(engines))
+        if self._settings.service.replicas == 1:
+            return [("", own[1])]
+        every = serve.get_deployment_handle(EDGE, APPLICATION).broadcast("metrics", parts, engines)
+        told: list[tuple[str, str]] = []
+        with suppress(TimeoutError, RayError, RayServeException):
+            async with asyncio.timeout(_OTHERS_SECONDS):
+                answers = await every.results_async(return_exceptions=True)
+                told = [one for one in answers if not isinstance(one, BaseException)]
+        return told or [own]
 
 
 class Service:
@@ -490,10 +515,13 @@ class _Application:
         self._redis_url = redis_url
         self._port = port
         self._calibration = calibration
+        self._found_serve = False
 
     def __enter__(self) -> Self:
         settings = self._settings
         quiet = {"log_level": "ERROR", "enable_access_log": False}
+        if settings.ray.address is not None:
+            self._found_serve = _get_global_client(raise_if_no_controller_running=False) is not None
         serve.start(
             proxy_location="HeadOnly",
             http_options=HTTPOptions(host=settings.service.host, port=self._port),
@@ -517,7 +545,7 @@ class _Application:
         if (reward := settings.reward.options()) is not None:
             others["reward"] = rewards(reward)
         edge = serve.deployment(
-            name="edge",
+            name=EDGE,
             num_replicas=settings.service.replicas,
             max_surge_percent=one_of(settings.service.replicas),
             ray_actor_options={"num_cpus": 0},
@@ -542,9 +570,15 @@ class _Application:
         self._delete()
 
     def _delete(self) -> None:
-        """Take the application off a cluster that goes on without this process."""
-        if self._settings.ray.address is not None:
-            serve.delete(APPLICATION)
+        """Take the application off a cluster that goes on without this process.
+
+        Serve goes with it, if it came with it and nobody else runs anything on it by now.
+        """
+        if self._settings.ray.address is None:
+            return
+        serve.delete(APPLICATION)
+        if not self._found_serve and not serve.status().applications:
+            serve.shutdown()
 
 
 def _listens_on(host: str, port: int) -> None:

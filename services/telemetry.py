@@ -6,6 +6,7 @@ service knows, never from what a client wrote, so that their number is bounded.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import traceback
@@ -358,9 +359,11 @@ class Telemetry:
                 "trace events lost; longthink_trace_events_lost_total counts them", exc_info=error
             )
 
-    def busy(self, tasks: int) -> None:
-        """So many tasks are there at the moment of a scrape."""
-        self._tasks.set(tasks)
+    def scraped(self, parts: Mapping[str, bool], replicas: Iterable[str]) -> str:
+        """The metrics at this moment, when these parts and these engines' replicas answer."""
+        self.stands(parts, replicas)
+        self._tasks.set(len(asyncio.all_tasks()))
+        return self.metrics()
 
     def metrics(self) -> str:
         """The registry in Prometheus's text format."""

@@ -7,7 +7,7 @@ OpenAI's shape.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from secrets import token_hex
@@ -32,7 +32,7 @@ from services.api.key import HEADER
 from services.api.limits import Limits
 from services.api.live import Store, Traces
 from services.api.lobby import Lobby
-from services.api.routes import EngineMetrics, Ready, Usages
+from services.api.routes import Edges, EngineMetrics, Ready, Usages
 from services.api.schema import ChatRequest
 from services.api.traced import Traced, trace_id
 from services.gate import Gate
@@ -51,6 +51,7 @@ def build(
     ready: Ready,
     traces: Store,
     engine_metrics: EngineMetrics,
+    edges: Edges | None = None,
     limits: Limits | None = None,
     telemetry: Telemetry | None = None,
     settle: Callable[[Options], Effort] = settle,
@@ -63,10 +64,11 @@ def build(
 ) -> FastAPI:
     """The application that serves `reasoner` as the model `model_name`.
 
-    `settle` says what a request's options come to; it must be what `reasoner` goes by. `once`
-    answers what has an `Idempotency-Key`; without it, no key is taken. `find` knows the API keys;
-    without it whoever comes is the local tenant. `usage` says how a tenant stands. `meterable`
-    raises LedgerUnavailable while nothing can be metered, so that nothing is begun. `gate` is what
+    `edges` asks all edges for their metrics; without it this one tells its own. `settle` says what
+    a request's options come to; it must be what `reasoner` goes by. `once` answers what has an
+    `Idempotency-Key`; without it, no key is taken. `find` knows the API keys; without it whoever
+    comes is the local tenant. `usage` says how a tenant stands. `meterable` raises
+    LedgerUnavailable while nothing can be metered, so that nothing is begun. `gate` is what
     requests wait before; without one, all begin at once. `lobby` knows who is being answered, for
     whoever stops the service.
     """
@@ -90,7 +92,13 @@ def build(
     app.include_router(routes.models(model_name))
     app.include_router(routes.health(ready, limits=limits, lobby=lobby))
     app.include_router(
-        routes.observed(ready, engine_metrics=engine_metrics, limits=limits, telemetry=telemetry)
+        routes.observed(
+            ready,
+            engine_metrics=engine_metrics,
+            edges=edges or _alone(telemetry),
+            limits=limits,
+            telemetry=telemetry,
+        )
     )
     app.include_router(routes.traces(Traces(reasoner, traces, limits, over=lobby.over)))
     if usage is not None:
@@ -113,6 +121,13 @@ def build(
         return await chat(request, request.scope[_ID])
 
     return app
+
+
+def _alone(telemetry: Telemetry) -> Edges:
+    async def edges(parts: Mapping[str, bool], engines: Sequence[str]) -> list[tuple[str, str]]:
+        return [("", telemetry.scraped(parts, engines))]
+
+    return edges
 
 
 class Envelope:

@@ -1,8 +1,9 @@
-"""One Prometheus text out of many: the service's own and one of each engine replica.
+"""One Prometheus text out of many: one of each edge and one of each engine replica.
 
 Prometheus wants all samples of a metric together under one header, so families are merged by name;
-what a replica says is told apart by the label `replica`. The first header of a family stands. A
-line that isn't a sample is left out, as one such line would cost the whole scrape.
+what an edge says is told apart by the label `edge`, and what an engine's replica says by the label
+`replica`. The first header of a family stands. A line that isn't a sample is left out, as one such
+line would cost the whole scrape.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ class _Family:
     samples: list[str] = field(default_factory=list)
 
 
-def merge(own: str, replicas: Iterable[tuple[str, str]]) -> str:
-    """`own` and the (replica, text) pairs as one text."""
+def merge(edges: Iterable[tuple[str, str]], replicas: Iterable[tuple[str, str]]) -> str:
+    """The (edge, text) and the (replica, text) pairs as one text; an edge may have no name."""
     families: dict[str, _Family] = {}
-    _read(own, "", families)
-    for replica, text in replicas:
-        _read(text, f'replica="{_escaped(replica)}"', families)
+    for label, told in (("edge", edges), ("replica", replicas)):
+        for name, text in told:
+            _read(text, f'{label}="{_escaped(name)}"' if name else "", families)
     return "".join(
         f"{line}\n"
         for family in families.values()

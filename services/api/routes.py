@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -33,6 +33,12 @@ Ready: TypeAlias = Callable[[], Awaitable[dict[str, bool]]]
 
 EngineMetrics: TypeAlias = Callable[[], Awaitable[list[tuple[str, str]]]]
 """The Prometheus text of each engine replica, as (replica, text)."""
+
+Edges: TypeAlias = Callable[[Mapping[str, bool], Sequence[str]], Awaitable[list[tuple[str, str]]]]
+"""The Prometheus text of each edge, as (edge, text), given which parts and which engines answer.
+
+One that is by itself has no name.
+"""
 
 Usages: TypeAlias = Callable[[Tenant], Awaitable[Usage]]
 """How a tenant stands: `services.allowance.Allowances.usage`. Raises LedgerUnavailable."""
@@ -96,7 +102,12 @@ def health(ready: Ready, *, limits: Limits, lobby: Lobby) -> APIRouter:
 
 
 def observed(
-    ready: Ready, *, engine_metrics: EngineMetrics, limits: Limits, telemetry: Telemetry
+    ready: Ready,
+    *,
+    engine_metrics: EngineMetrics,
+    edges: Edges,
+    limits: Limits,
+    telemetry: Telemetry,
 ) -> APIRouter:
     """What the service did, in figures."""
     routes = APIRouter(tags=["observability"])
@@ -111,11 +122,10 @@ def observed(
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        """The metrics of the service and of every engine replica, for Prometheus."""
+        """The metrics of every edge and of every engine replica, for Prometheus."""
         engines, parts = await asyncio.gather(heard(), _engines(ready, limits.probe_seconds))
-        telemetry.stands(parts, (replica for replica, _ in engines))
-        telemetry.busy(len(asyncio.all_tasks()))
-        return Response(merge(telemetry.metrics(), engines), media_type=CONTENT_TYPE)
+        told = await edges(parts, [replica for replica, _ in engines])
+        return Response(merge(told, engines), media_type=CONTENT_TYPE)
 
     return routes
 

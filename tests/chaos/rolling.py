@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from typing import Any
 
 from services.app import Service
 from services.settings import GeneratorSettings, ServiceSettings, Settings
@@ -22,11 +23,7 @@ KINDS = ("generator", "reward", "edge")
 
 
 def main(clients: int = 4, generators: int = 2) -> int:
-    settings = Settings(
-        service=ServiceSettings(port=0, log_level="warning", replicas=2),
-        generator=GeneratorSettings(replicas=generators),
-    )
-    with Service.start(settings) as service:
+    with Service.start(two_edges(generators)) as service:
         before = {one.pid for kind in KINDS for one in replicas(kind)}
         record, seconds = asyncio.run(replace_under_load(service, clients))
         after = {one.pid for kind in KINDS for one in replicas(kind)}
@@ -48,6 +45,15 @@ def main(clients: int = 4, generators: int = 2) -> int:
                 held=not errors and record.answered > 0,
             ),
         )
+    )
+
+
+def two_edges(generators: int, **more: Any) -> Settings:
+    """A service with as many engines; `more` has other sections."""
+    return Settings(
+        service=ServiceSettings(port=0, log_level="warning", replicas=2),
+        generator=GeneratorSettings(replicas=generators),
+        **more,
     )
 
 

@@ -38,7 +38,7 @@ def values(text: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 def test_samples_of_a_metric_stand_together_and_apart() -> None:
     """Each family has one header and the samples of every replica, histograms included."""
-    merged = values(merge("own 1\n", [("a", engine("m")), ("b", engine("m"))]))
+    merged = values(merge([("", "own 1\n")], [("a", engine("m")), ("b", engine("m"))]))
     assert merged["own"] == {(): 1}
     assert merged["running"] == {("model=m", "replica=a"): 2, ("model=m", "replica=b"): 2}
     assert merged["tokens_total"] == {("replica=a",): 3, ("replica=b",): 3}
@@ -49,22 +49,29 @@ def test_samples_of_a_metric_stand_together_and_apart() -> None:
 def test_a_family_that_both_have_is_one() -> None:
     """The service's own samples of a metric stay without the label."""
     own = "# HELP up Own.\n# TYPE up gauge\nup 1\n"
-    merged = merge(own, [("a", "# HELP up Theirs.\n# TYPE up counter\nup 2\n")])
+    merged = merge([("", own)], [("a", "# HELP up Theirs.\n# TYPE up counter\nup 2\n")])
     assert merged == '# HELP up Own.\n# TYPE up gauge\nup 1\nup{replica="a"} 2\n'
+
+
+def test_edges_are_told_apart_where_there_are_several() -> None:
+    """One alone has no name, and no label."""
+    own = "# HELP up Own.\n# TYPE up gauge\nup "
+    merged = values(merge([("x", f"{own}1\n"), ("y", f"{own}2\n")], [("a", f"{own}3\n")]))
+    assert merged == {"up": {("edge=x",): 1, ("edge=y",): 2, ("replica=a",): 3}}
 
 
 @pytest.mark.parametrize("line", ["garbage", "{", "# EOF", "1name 2", "x{ 5", "<html>"])
 def test_a_line_that_is_no_sample_costs_no_scrape(line: str) -> None:
     """It is left out, and the rest stands."""
-    assert values(merge("own 1\n", [("a", f"{line}\nup 2\n")])) == {
+    assert values(merge([("", "own 1\n")], [("a", f"{line}\nup 2\n")])) == {
         "own": {(): 1},
         "up": {("replica=a",): 2},
     }
 
 
 @UNHURRIED
-@given(st.text(st.characters(blacklist_characters="\r", blacklist_categories=["Cs"])))
+@given(st.text(st.characters(blacklist_characters="\r", blacklist_categories=["Cs"]), min_size=1))
 def test_any_label_survives(value: str) -> None:
     """Quotes, braces, line ends and the rest: of the engine's labels and of replicas' names."""
-    merged = values(merge("", [(value, engine(value))]))
+    merged = values(merge([], [(value, engine(value))]))
     assert merged["running"] == {(f"model={value}", f"replica={value}"): 2}

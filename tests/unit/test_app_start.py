@@ -7,11 +7,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from ray import serve
+from ray.serve.config import HTTPOptions
 
 from planner.calibration import Calibration
 from services import app
@@ -38,8 +40,9 @@ def deleted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ray, "init", lambda **_: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(serve, "start", lambda **_: None)
-    monkeypatch.setattr(app, "_get_global_client", lambda: None)
+    monkeypatch.setattr(app, "_get_global_client", lambda **_: None)
     monkeypatch.setattr(serve, "delete", names.append)
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"another": None}))
     monkeypatch.setattr(app, "_ENVIRONMENT", {})
     return names
 
@@ -80,6 +83,38 @@ def test_a_service_that_stops_takes_its_engines_off_the_cluster(
     service.stop()
     service.stop()
     assert deleted == ["longthink"]
+
+
+@pytest.mark.parametrize(
+    ("found", "others", "goes"),
+    [(False, (), True), (False, ("another",), False), (True, (), False)],
+)
+def test_serve_goes_with_whom_it_came_and_if_nobody_else_needs_it(
+    deleted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: bool,
+    others: tuple[str, ...],
+    goes: bool,
+) -> None:
+    """Serve that was found stays, and so does Serve that somebody else uses by now."""
+    port = ELSEWHERE.service.port
+    client = SimpleNamespace(http_config=HTTPOptions(host=ELSEWHERE.service.host, port=port))
+    clients = iter([client if found else None, client])
+    monkeypatch.setattr(app, "_get_global_client", lambda **_: next(clients))
+    monkeypatch.setattr(
+        serve, "status", lambda: SimpleNamespace(applications=dict.fromkeys(others))
+    )
+    shut: list[bool] = []
+    monkeypatch.setattr(serve, "shutdown", lambda: shut.append(True))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(serve, "run", fail)
+    with pytest.raises(app.ServiceError, match="no GPU"):
+        app.Service.start(ELSEWHERE)
+    assert deleted == ["longthink"]
+    assert shut == [True] * goes
 
 
 def test_a_second_signal_means_at_once(deleted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -81,12 +82,16 @@ def test_a_strategy_is_told_by_its_outermost_name() -> None:
     assert strategy_name("majority") == "majority"
 
 
+async def _scraped(telemetry: Telemetry, parts: dict[str, bool], engines: list[str]) -> str:
+    return telemetry.scraped(parts, engines)
+
+
 def test_engines_that_do_not_answer_show() -> None:
     """There are as many as there should be, those that answer, and parts that stopped answering."""
     telemetry = Telemetry()
     telemetry.describe("1.0", "a-model", {"generator": 2, "reward": 1})
     telemetry.stands({"engines": True, "redis": True}, ["generator-a", "generator-b", "reward-c"])
-    telemetry.stands({"redis": False}, ["generator-b"])
+    text = asyncio.run(_scraped(telemetry, {"redis": False}, ["generator-b"]))
     value = telemetry.registry.get_sample_value
     assert value("longthink_engines", {"kind": "generator", "state": "wanted"}) == 2
     assert value("longthink_engines", {"kind": "generator", "state": "answering"}) == 1
@@ -94,3 +99,5 @@ def test_engines_that_do_not_answer_show() -> None:
     assert value("longthink_ready", {"part": "engines"}) == 0
     assert value("longthink_ready", {"part": "redis"}) == 0
     assert value("longthink_build_info", {"version": "1.0", "model": "a-model"}) == 1
+    assert value("longthink_asyncio_tasks", {}) == 1
+    assert 'longthink_ready{part="redis"} 0.0' in text
