@@ -34,6 +34,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from planner.domain import Finish
 from services.tenants import LOCAL, tenant_of
 from services.trace import Event, Kind
 from services.watch import Called, Ended, Request
@@ -59,8 +60,10 @@ class _Open:
     context: Context
     began: float
     zero: int
+    finishes: dict[tuple[int, ...], str] = field(default_factory=dict)
+    """Why candidates ended, by path."""
     texts: dict[tuple[int, ...], str] = field(default_factory=dict)
-    """What candidates say, by path, where that is to be captured."""
+    """What they say, where that is to be captured."""
 
     def at(self, moment: float) -> int:
         """A moment of the monotonic clock, in nanoseconds of the wall clock."""
@@ -163,9 +166,12 @@ class Spans:
             span = self._tracer.start_span(
                 task.kind, under.context, SpanKind.INTERNAL, _of(task), start_time=under.at(begun)
             )
-            if self._captures and (candidate := task.told["candidate"]) is not None:
-                under.texts[tuple(candidate["path"])] = candidate["text"]
-                span.set_attribute("longthink.text", candidate["text"])
+            if (candidate := task.told["candidate"]) is not None:
+                path = tuple(candidate["path"])
+                under.finishes[path] = candidate["finish"]
+                if self._captures:
+                    under.texts[path] = candidate["text"]
+                    span.set_attribute("longthink.text", candidate["text"])
             if task.told["status"] == "failed":
                 span.set_status(Status(StatusCode.ERROR))
             context = api.set_span_in_context(span, Context())
@@ -182,8 +188,10 @@ class Spans:
             under.span.set_status(Status(StatusCode.ERROR))
         else:
             under.span.set_attributes(_came_to(said))
+            if finish := _finish(said["outcome"], under.finishes):
+                under.span.set_attribute("gen_ai.response.finish_reasons", (finish,))
             if self._captures:
-                under.span.set_attributes(_answer(said["outcome"], under.texts))
+                under.span.set_attributes(_answer(said["outcome"], under.texts, finish))
         under.span.end()
 
     def over(self, request: Request) -> None:
@@ -357,11 +365,25 @@ def _came_to(said: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _answer(outcome: Mapping[str, Any], texts: Mapping[tuple[int, ...], str]) -> dict[str, Any]:
+def _finish(outcome: Mapping[str, Any], finishes: Mapping[tuple[int, ...], str]) -> str:
+    """Why the best answer ends where it does, as its reply says it.
+
+    Nothing if it was written before the request was gone on with here.
+    """
+    if not outcome["ranked"]:
+        return "length"
+    finish = finishes.get(tuple(outcome["ranked"][0]), "")
+    return finish and ("stop" if finish == Finish.STOP else "length")
+
+
+def _answer(
+    outcome: Mapping[str, Any], texts: Mapping[tuple[int, ...], str], finish: str
+) -> dict[str, Any]:
     """The reply and the answer in it, where they are to be captured."""
     about = {"longthink.answer": outcome["answer"] or ""}
     if outcome["ranked"] and (text := texts.get(tuple(outcome["ranked"][0]))) is not None:
-        about["gen_ai.output.messages"] = json.dumps([_said("assistant", text)])
+        told = _said("assistant", text) | {"finish_reason": finish}
+        about["gen_ai.output.messages"] = json.dumps([told])
     return about
 
 

@@ -89,6 +89,7 @@ async def test_a_request_is_a_tree_of_spans(redis_client: Redis, collector: Coll
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": MODEL,
         "gen_ai.response.id": reply["id"],
+        "gen_ai.response.finish_reasons": [reply["choices"][0]["finish_reason"]],
         "gen_ai.usage.input_tokens": reply["usage"]["prompt_tokens"],
         "gen_ai.usage.output_tokens": reply["usage"]["completion_tokens"],
         "longthink.trace_id": reply["longthink"]["trace_id"],
@@ -227,6 +228,7 @@ async def test_prompts_and_answers_are_nowhere_unless_asked_for(
         assert asked["parts"][0]["content"] == ASKED["messages"][0]["content"]
         (told,) = json.loads(chat.attributes["gen_ai.output.messages"])
         assert told["parts"][0]["content"] == answer
+        assert told["finish_reason"] == "stop"
 
 
 def _json(line: str) -> dict[str, Any]:
