@@ -22,7 +22,11 @@ async def test_hangup_reaches_the_engine_within_a_second(
     counters: Callable[[], Counters],
     streamed: bool,
 ) -> None:
-    """In mid-search the connection is cut; a second later the engines are idle again."""
+    """In mid-search the connection is cut; a second later the engines are idle again.
+
+    So it is also where the client's headers would have Serve's proxy end the request at once, or
+    not cancel it at all.
+    """
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": hard(1)[0]}],
@@ -35,7 +39,8 @@ async def test_hangup_reaches_the_engine_within_a_second(
     _, writer = await asyncio.open_connection(address.host, address.port)
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address.host}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(payload)}\r\n"
+        "x-request-timeout-seconds: 0.001\r\nx-request-disconnect-disabled: ?1\r\n\r\n"
     )
     writer.write(head.encode() + payload)
     await writer.drain()
