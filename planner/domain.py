@@ -273,6 +273,10 @@ class Stopped(StrEnum):
     CANCELLED = "cancelled"
 
 
+CUT_SHORT = (Stopped.BUDGET, Stopped.DEADLINE, Stopped.CANCELLED)
+"""What ends a search that would have gone on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Vote:
     """One distinct answer: how many candidates gave it, and the sum of their scores."""

@@ -28,6 +28,7 @@ from fastapi import FastAPI
 from grpc import RpcError  # type: ignore[import-untyped]
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve._private.client import ServeControllerClient
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
@@ -202,6 +203,7 @@ class Edge:
             allowances=self._allowances,
             second_tries=SecondTries(settings.service.hedge_share),
         )
+        self._every: DeploymentHandle[Any] = DeploymentHandle(EDGE, APPLICATION)
         self._lobby = Lobby()
         self._hurry = asyncio.Event()
         self._gate = Gate(
@@ -302,17 +304,20 @@ class Edge:
     async def _edges(
         self, parts: Mapping[str, bool], engines: Sequence[str]
     ) -> list[tuple[str, str]]:
-        """What every edge tells. Of one that doesn't answer in time nothing is told."""
-        own = await self.metrics(dict(parts), list(engines))
+        """What every edge tells; this one alone where others don't answer in time."""
+        name, own = await self.metrics(dict(parts), list(engines))
         if self._settings.service.replicas == 1:
-            return [("", own[1])]
-        every = serve.get_deployment_handle(EDGE, APPLICATION).broadcast("metrics", parts, engines)
-        told: list[tuple[str, str]] = []
-        with suppress(TimeoutError, RayError, RayServeException):
+            return [("", own)]
+        told = {name: own}
+        try:
             async with asyncio.timeout(_OTHERS_SECONDS):
+                every = self._every.broadcast("metrics", parts, engines)
                 answers = await every.results_async(return_exceptions=True)
-                told = [one for one in answers if not isinstance(one, BaseException)]
-        return told or [own]
+        except (TimeoutError, RayError, RayServeException) as error:
+            self._telemetry.log.warning("edges' metrics unavailable", exc_info=error)
+        else:
+            told |= dict(one for one in answers if not isinstance(one, BaseException))
+        return list(told.items())
 
 
 class Service:
@@ -359,9 +364,9 @@ class Service:
             tell("Engines: " + _engines(settings))
             port = settings.service.port or _free_port(settings.service.host)
             application = _Application(settings, redis_url, port, calibration)
-            handle = parts.enter_context(application).handle
+            parts.enter_context(application)
             service = cls(settings, settings.service.url(port), parts, application)
-            parts.callback(_drain, service, handle)
+            parts.callback(_drain, service)
             service._parts = parts.pop_all()
             return service
         raise AssertionError("unreachable")
@@ -518,24 +523,22 @@ class _Application:
         self._found_serve = False
 
     def __enter__(self) -> Self:
-        settings = self._settings
+        settings, host = self._settings, self._settings.service.host
         quiet = {"log_level": "ERROR", "enable_access_log": False}
         if settings.ray.address is not None:
-            self._found_serve = _get_global_client(raise_if_no_controller_running=False) is not None
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options=HTTPOptions(host=settings.service.host, port=self._port),
-            logging_config=quiet,
-        )
-        if settings.ray.address is not None:
-            _listens_on(settings.service.host, self._port)
+            self._found_serve = _found_serve(host, self._port)
         with ExitStack() as in_vain:
             in_vain.callback(self._delete)
-            self.handle = self.deploy(settings, self._calibration)
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options=HTTPOptions(host=host, port=self._port),
+                logging_config=quiet,
+            )
+            self.deploy(settings, self._calibration)
             in_vain.pop_all()
         return self
 
-    def deploy(self, settings: Settings, calibration: Calibration | None) -> DeploymentHandle[Any]:
+    def deploy(self, settings: Settings, calibration: Calibration | None) -> None:
         """Bring the replicas up; those that there are already are replaced. Raises ServiceError."""
         quiet = {"log_level": "ERROR", "enable_access_log": False}
         generator = generators(settings.generator.options())
@@ -554,7 +557,7 @@ class _Application:
             logging_config=quiet,
         )(serve.ingress()(Edge))
         try:
-            return serve.run(
+            serve.run(
                 edge.bind(settings, self._redis_url, generator, **others),
                 name=APPLICATION,
                 route_prefix="/",
@@ -574,19 +577,19 @@ class _Application:
 
         Serve goes with it, if it came with it and nobody else runs anything on it by now.
         """
-        if self._settings.ray.address is None:
+        if self._settings.ray.address is None or _client() is None:
             return
         serve.delete(APPLICATION)
         if not self._found_serve and not serve.status().applications:
             serve.shutdown()
 
 
-def _listens_on(host: str, port: int) -> None:
-    """Raise ServiceError where Serve ran on this cluster before, and listens elsewhere.
+def _found_serve(host: str, port: int) -> bool:
+    """Whether Serve runs on this cluster. Raises ServiceError where it does, and listens elsewhere.
 
     It would go on doing so, whatever it is told, and perhaps where everybody reaches it.
     """
-    client = _get_global_client()
+    client = _client()
     options = None if client is None else client.http_config
     if options is not None and (options.host, options.port) != (host, port):
         raise ServiceError(
@@ -594,16 +597,24 @@ def _listens_on(host: str, port: int) -> None:
             f"rather than {host}:{port}. Stop it (`serve shutdown`), or have service.host and "
             "service.port say where it listens."
         )
+    return client is not None
 
 
-def _drain(service: Service, handle: DeploymentHandle[Any]) -> None:
+def _client() -> ServeControllerClient | None:
+    """What knows of Serve on this cluster, where it runs there."""
+    return _get_global_client(raise_if_no_controller_running=False)
+
+
+def _drain(service: Service) -> None:
     """Have the edge end its requests; where it is gone already there is nothing to end."""
     with suppress(RayError, RayServeException, RpcError):
         # Where the environment has Serve's routers run in their callers' loop, there must be one.
-        asyncio.run(_drained(service, handle))
+        asyncio.run(_drained(service))
 
 
-async def _drained(service: Service, handle: DeploymentHandle[Any]) -> None:
+async def _drained(service: Service) -> None:
+    # One of its own: those that Serve keeps are used once more after this loop.
+    handle: DeploymentHandle[Any] = DeploymentHandle(EDGE, APPLICATION)
     until = time.monotonic() + service.settings.service.grace_seconds + _AFTER_SECONDS
     hurried = False
     drained = handle.broadcast("drain", service.settings.service.grace_seconds)

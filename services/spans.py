@@ -34,7 +34,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from planner.domain import Finish
+from planner.domain import CUT_SHORT, Finish
 from services.tenants import LOCAL, tenant_of
 from services.trace import Event, Kind
 from services.watch import Called, Ended, Request
@@ -368,10 +368,10 @@ def _came_to(said: Mapping[str, Any]) -> dict[str, Any]:
 def _finish(outcome: Mapping[str, Any], finishes: Mapping[tuple[int, ...], str]) -> str:
     """Why the best answer ends where it does, as its reply says it.
 
-    Nothing if it was written before the request was gone on with here.
+    Nothing if there is none, or if it was written before the request was gone on with here.
     """
     if not outcome["ranked"]:
-        return "length"
+        return "length" if outcome["stopped"] in CUT_SHORT else ""
     finish = finishes.get(tuple(outcome["ranked"][0]), "")
     return finish and ("stop" if finish == Finish.STOP else "length")
 

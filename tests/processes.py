@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import psutil
 
-_ENGINE = ("EngineCore", "--multiprocessing-fork")
-"""An engine's command line has its title, or else the one it was started with.
-
-To give itself a title a process writes over its own command line. It finds that beside the first
-variable of its environment, so it keeps the one it had where that variable was set anew, and Ray
-hands variables on in any order.
-"""
-
 
 def replicas(deployment: str = "") -> list[psutil.Process]:
     """The replicas of a deployment, or of any, by the beginning of its full name, up or not."""
@@ -23,12 +15,15 @@ def replicas(deployment: str = "") -> list[psutil.Process]:
 
 
 def engines(replica: psutil.Process) -> list[psutil.Process]:
-    """The engine that a replica has, if it has one: of those on their way out it has none."""
+    """The engine of a replica on the CPU, once it has begun to load: only it gives way to others.
+
+    It can't be told by its title. To give itself one a process writes over its command line, which
+    it finds beside the first variable of its environment; where that one was set anew, it has none.
+    """
     try:
-        children = replica.children()
+        return [child for child in replica.children() if child.nice() > replica.nice()]
     except psutil.Error:
-        return []
-    return [child for child in children if any(name in _command(child) for name in _ENGINE)]
+        return []  # it is on its way out
 
 
 def _command(process: psutil.Process) -> str:

@@ -11,11 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from planner.domain import Cost, Finish, Outcome, Stopped
+from planner.domain import CUT_SHORT, Cost, Finish, Outcome
 from services.api.errors import in_vain
 from services.run import Reply
-
-_CUT_SHORT = (Stopped.BUDGET, Stopped.DEADLINE, Stopped.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ def choices(outcome: Outcome, most: int) -> tuple[Choice, ...]:
             )
             for candidate in outcome.ranked[:most]
         )
-    if outcome.stopped in _CUT_SHORT:
+    if outcome.stopped in CUT_SHORT:
         return (Choice("", "length", 0),)
     raise in_vain(
         "Every worker that was asked failed, so there is no answer to show.", "workers_failed"

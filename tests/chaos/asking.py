@@ -128,7 +128,7 @@ def replicas(kind: str) -> list[psutil.Process]:
 
 def up(kind: str) -> list[psutil.Process]:
     """Those of them that have an engine which works."""
-    return [one for one in replicas(kind) if _has_engine(one)]
+    return [one for one in replicas(kind) if processes.engines(one)]
 
 
 async def until_up(engines: int, *, without: Set[int] = frozenset()) -> float | None:
@@ -139,13 +139,6 @@ async def until_up(engines: int, *, without: Set[int] = frozenset()) -> float | 
         if len({one.pid for one in await asyncio.to_thread(up, "generator")} - without) >= engines:
             return passed
     return None
-
-
-def _has_engine(replica: psutil.Process) -> bool:
-    try:
-        return bool(processes.engines(replica)) and time.time() - replica.create_time() > 5
-    except psutil.Error:
-        return False
 
 
 def kill(process: psutil.Process) -> None:

@@ -32,7 +32,9 @@ async def click(page: Page, key: str) -> None:
 @contextmanager
 def engines_stopped() -> Iterator[None]:
     """While inside, the engines stand still: what was asked of them is under way for as long."""
-    engines = [one for replica in processes.replicas() for one in processes.engines(replica)]
+    kinds = ("generator", "planner", "reward")
+    replicas = [it for kind in kinds for it in processes.replicas(f"longthink:{kind}")]
+    engines = [one for replica in replicas for one in processes.engines(replica)]
     assert engines
     for one in engines:
         one.suspend()

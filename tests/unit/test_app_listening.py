@@ -14,16 +14,16 @@ from services import app
 def serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Serve as it would have been started by somebody else."""
     client = SimpleNamespace(http_config=HTTPOptions(host="0.0.0.0", port=8000))  # noqa: S104
-    monkeypatch.setattr(app, "_get_global_client", lambda: client)
+    monkeypatch.setattr(app, "_get_global_client", lambda **_: client)
 
 
 def test_where_serve_listens_it_may_be_told_to() -> None:
     """It is the same address."""
-    app._listens_on("0.0.0.0", 8000)  # noqa: S104
+    assert app._found_serve("0.0.0.0", 8000)  # noqa: S104
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 8000), ("0.0.0.0", 8001)])  # noqa: S104
 def test_serve_that_listens_elsewhere_is_refused(host: str, port: int) -> None:
     """Who can reach it was decided by somebody else."""
     with pytest.raises(app.ServiceError, match="serve shutdown"):
-        app._listens_on(host, port)
+        app._found_serve(host, port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import time
@@ -40,7 +41,8 @@ def deleted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ray, "init", lambda **_: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(serve, "start", lambda **_: None)
-    monkeypatch.setattr(app, "_get_global_client", lambda **_: None)
+    clients = itertools.chain([None], itertools.repeat(SimpleNamespace()))
+    monkeypatch.setattr(app, "_get_global_client", lambda **_: next(clients))
     monkeypatch.setattr(serve, "delete", names.append)
     monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"another": None}))
     monkeypatch.setattr(app, "_ENVIRONMENT", {})
@@ -77,7 +79,8 @@ def test_a_service_that_stops_takes_its_engines_off_the_cluster(
         async def results_async(self, *, return_exceptions: bool) -> list[None]:
             return [None]
 
-    monkeypatch.setattr(serve, "run", lambda *_, **__: Handle())
+    monkeypatch.setattr(serve, "run", lambda *_, **__: None)
+    monkeypatch.setattr(app, "DeploymentHandle", lambda *_: Handle())
     service = app.Service.start(ELSEWHERE)
     assert deleted == []
     service.stop()
@@ -99,7 +102,7 @@ def test_serve_goes_with_whom_it_came_and_if_nobody_else_needs_it(
     """Serve that was found stays, and so does Serve that somebody else uses by now."""
     port = ELSEWHERE.service.port
     client = SimpleNamespace(http_config=HTTPOptions(host=ELSEWHERE.service.host, port=port))
-    clients = iter([client if found else None, client])
+    clients = itertools.chain([client if found else None], itertools.repeat(client))
     monkeypatch.setattr(app, "_get_global_client", lambda **_: next(clients))
     monkeypatch.setattr(
         serve, "status", lambda: SimpleNamespace(applications=dict.fromkeys(others))
@@ -134,7 +137,8 @@ def test_a_second_signal_means_at_once(deleted: list[str], monkeypatch: pytest.M
                 await asyncio.sleep(0.1)
             return [None]
 
-    monkeypatch.setattr(serve, "run", lambda *_, **__: Handle())
+    monkeypatch.setattr(serve, "run", lambda *_, **__: None)
+    monkeypatch.setattr(app, "DeploymentHandle", lambda *_: Handle())
     service = app.Service.start(ELSEWHERE)
     before = signal.getsignal(signal.SIGTERM)
     began = time.monotonic()

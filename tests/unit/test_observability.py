@@ -24,7 +24,7 @@ _WORDS = {
     *("sum", "min", "max", "rate", "increase", "histogram_quantile", "topk", "and", "or", "unless"),
     *("by", "on", "without", "ignoring"),
 }
-_OURS_ALWAYS = {"job", "instance", "replica"}
+_OURS_ALWAYS = {"job", "instance", "replica", "edge"}
 _NOT_LONGTHINKS = {"up": set[str](), "process_resident_memory_bytes": set[str]()}
 
 
