@@ -23,7 +23,7 @@ setup: ## build .venv from the pinned requirements, once for each state of the p
 	python: install it, or name it with make $@ PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) deploy/environment.py
 
-demo: setup ## start the service on this machine and answer a hard question before your eyes
+demo: setup ## start the service on this machine and answer two questions before your eyes
 	@$(BIN)/longthink demo
 
 serve: setup ## start the service on this machine, until Ctrl-C
@@ -58,7 +58,7 @@ fast-tests: setup
 chaos: setup ## break it for real, in full: what was asked and what was seen, in one table
 	$(BIN)/python -m tests.chaos
 
-bench: setup ## measure: the path, the pool, the ledger, the planner, the KV cache
+bench: setup ## measure: the path, the pool, the ledger, the planner, plans, the KV cache, spans, the simulator
 	set -e; for name in $(basename $(notdir $(wildcard tests/bench/*.py))); do \
 		$(BIN)/python -m tests.bench.$$name; done
 

@@ -135,8 +135,8 @@ def load(
 
     Latency counts from the moment when a request was meant to be sent. DIR gets report.json,
     requests.jsonl, a line a request, and load.svg and load.png. Ctrl-C ends it early, with what it
-    has. The exit code is 1 where a request failed in any other way than by a refusal (429, 503), or
-    spent more than its budget, or --soak found something.
+    has. The exit code is 1 where a request failed in any other way than by a refusal (429, 503),
+    spent more than its budget, or was never answered, or --soak found something.
     """
     from rich.console import Console  # noqa: PLC0415 - quick help
 
