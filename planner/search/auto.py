@@ -227,8 +227,9 @@ class Auto(Outer):
         """Whether there is something to do it with, and it wasn't done already."""
         if worth < _LEAST or any(action == taken for taken, *_ in self._taken if action != "widen"):
             return False
-        # Two samples say little: there are as many again before much else is tried.
-        early = self._widened == 0
+        # Two samples say little: there are as many again before much else is tried. And whether a
+        # lead holds takes fewer than a tree does.
+        early = self._widened < (2 if situation == "lean" else 1)
         match action:
             case "widen":
                 return True

@@ -201,6 +201,19 @@ def test_scores_that_tell_lead_to_a_tree() -> None:
     assert decided[:3] == ["probe", "widen", "tree"]
 
 
+def test_whether_a_lead_holds_is_seen_from_more_samples_before_a_tree() -> None:
+    """They end as soon as the rule is satisfied, and a tree goes on."""
+    answers = iter(["1", "2", *["1"] * 40])
+
+    def answer(_: Expand) -> tuple[str, float]:
+        said = next(answers)
+        return f"#### {said}", 0.95 if said == "1" else 0.1
+
+    under = auto(256)
+    assert run(under, answer) == ["probe", "widen", "widen", "stop"]
+    assert under.progress()[0] < 16
+
+
 def test_answers_that_cannot_be_voted_on_go_to_the_judge() -> None:
     numbers = count()
     under = auto(8)
