@@ -1,11 +1,12 @@
 """The simulator against the real thing: throughput and latency of the reference models.
 
-    .venv/bin/python -m tests.bench.simulator [--replicas 1,2] [--users 1,4,12] [--seconds 20]
+    .venv/bin/python -m tests.bench.simulator [--replicas 1,2] [--users 1,4,12] [--seconds 60]
 
 It starts the service here, measures its workers, and has so many users ask questions, each the next
 one when the last was answered; then it simulates the same users with what was just measured. All of
-the service shares the cores of this machine, and so do the simulated parts. Prints a table and ends
-with 1 if throughput or median latency is off by more than --allowed.
+the service shares the cores of this machine, and so do the simulated parts: as many cores as it is
+found to have when all of them are busy, since two that are threads of one are hardly more than one.
+Prints a table and ends with 1 if throughput or median latency is off by more than --allowed.
 
 Whatever else the machine does between the measuring and the asking makes the two differ: it says
 how fast a loop of Python ran meanwhile, against its best.
@@ -19,6 +20,7 @@ import itertools
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -44,6 +46,14 @@ QUESTIONS = 24
 TIMES = 5
 """How often the same load is simulated, each time by other chances."""
 
+_LOOP = """\
+import time
+began = time.perf_counter()
+for _ in range(500):
+    sum(range(100_000))
+print(time.perf_counter() - began)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -64,10 +74,16 @@ class Row:
 
 
 class Machine:
-    """How much slower this process runs than it could: others use the cores, too."""
+    """How much slower this process runs than it could: others use the cores, too.
+
+    `cores` is how many times the work of one all of them do together.
+    """
 
     def __init__(self) -> None:
         self._best = min(self._loop() for _ in range(20))
+        all_of_them = len(os.sched_getaffinity(0))
+        alone, together = (max(_work(it) for _ in range(3)) for it in (1, all_of_them))
+        self.cores = together / alone
 
     def slowed(self) -> float:
         """The present time of a loop, as a multiple of its best."""
@@ -77,6 +93,15 @@ class Machine:
         began = time.perf_counter()
         sum(range(100_000))
         return time.perf_counter() - began
+
+
+def _work(count: int) -> float:
+    """How much so many processes that do nothing else get done together, in loops a second."""
+    loops = [
+        subprocess.Popen([sys.executable, "-c", _LOOP], stdout=subprocess.PIPE)
+        for _ in range(count)
+    ]
+    return sum(1 / float(loop.communicate()[0]) for loop in loops)
 
 
 async def real(
@@ -133,7 +158,6 @@ async def compared(
     """A row for each number of users."""
     machine, rows = Machine(), []
     asked = [one for split in SPLITS for one in synthetic(split, QUESTIONS, SEED)]
-    cores = float(len(os.sched_getaffinity(0)))
     async with Client(url) as client:
         for together in users:
             before = machine.slowed()
@@ -145,7 +169,7 @@ async def compared(
                 users=together,
                 repeated=True,
             )
-            site = Site(workers=replicas, rewards=1, cores=cores)
+            site = Site(workers=replicas, rewards=1, cores=machine.cores)
             # No longer than the real one, as both learn from what they answered, but more often.
             # It has a loop of its own.
             here = [
@@ -212,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--replicas", default="1,2", metavar="N,N")
     parser.add_argument("--users", default="1,4,12", metavar="N,N")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--effort", default="low")
     parser.add_argument("--rounds", type=int, default=2, help="how often batches are measured")
     parser.add_argument("--allowed", type=float, default=0.15)

@@ -2,7 +2,7 @@
 
     python -m tests.chaos.simulator [SECONDS]
 
-has 1, 4 and 12 users ask the embedded service for SECONDS (20), with one engine and with two, and
+has 1, 4 and 12 users ask the embedded service for SECONDS (60), with one engine and with two, and
 simulates the same with what was measured of its workers right before. Then it simulates 1 to 1,000
 of them at what they can take, and at twice as much. What must hold: requests a second and median
 latency are within 15% of the real ones; goodput under twice the load is at least 90% of its peak;
@@ -32,7 +32,7 @@ FLAT = 1.3
 REQUESTS = 4_000
 
 
-def main(seconds: float = 20) -> int:
+def main(seconds: float = 60) -> int:
     rows, model = side_by_side(REPLICAS, USERS, seconds)
     figures = [
         Figure(
