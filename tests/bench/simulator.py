@@ -83,7 +83,7 @@ class Machine:
         self._best = min(self._loop() for _ in range(20))
         all_of_them = len(os.sched_getaffinity(0))
         alone, together = (max(_work(it) for _ in range(3)) for it in (1, all_of_them))
-        self.cores = together / alone
+        self.cores = min(float(all_of_them), together / alone)
 
     def slowed(self) -> float:
         """The present time of a loop, as a multiple of its best."""
@@ -96,7 +96,7 @@ class Machine:
 
 
 def _work(count: int) -> float:
-    """How much so many processes that do nothing else get done together, in loops a second."""
+    """What so many processes that do nothing else get done together, in runs a second."""
     loops = [
         subprocess.Popen([sys.executable, "-c", _LOOP], stdout=subprocess.PIPE)
         for _ in range(count)
