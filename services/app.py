@@ -292,7 +292,7 @@ class Edge:
         except RedisError:
             return False
 
-    async def metrics(self, parts: dict[str, bool], engines: list[str]) -> tuple[str, str]:
+    async def metrics(self, parts: Mapping[str, bool], engines: Sequence[str]) -> tuple[str, str]:
         """This edge's name, and its metrics at a moment when these parts and engines answer."""
         self._telemetry.left_alone(self._pool.breakers())
         name = serve.get_replica_context().replica_id.unique_id
@@ -305,10 +305,9 @@ class Edge:
         self, parts: Mapping[str, bool], engines: Sequence[str]
     ) -> list[tuple[str, str]]:
         """What every edge tells; this one alone where others don't answer in time."""
-        name, own = await self.metrics(dict(parts), list(engines))
         if self._settings.service.replicas == 1:
-            return [("", own)]
-        told = {name: own}
+            return [("", (await self.metrics(parts, engines))[1])]
+        told: list[tuple[str, str]] = []
         try:
             async with asyncio.timeout(_OTHERS_SECONDS):
                 every = self._every.broadcast("metrics", parts, engines)
@@ -316,8 +315,11 @@ class Edge:
         except (TimeoutError, RayError, RayServeException) as error:
             self._telemetry.log.warning("edges' metrics unavailable", exc_info=error)
         else:
-            told |= dict(one for one in answers if not isinstance(one, BaseException))
-        return list(told.items())
+            told = [one for one in answers if not isinstance(one, BaseException)]
+        # One that is being replaced isn't among those that are asked.
+        if serve.get_replica_context().replica_id.unique_id not in dict(told):
+            told.append(await self.metrics(parts, engines))
+        return told
 
 
 class Service:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import psutil
 
 
-def replicas(deployment: str = "") -> list[psutil.Process]:
-    """The replicas of a deployment, or of any, by the beginning of its full name, up or not."""
+def replicas(deployment: str) -> list[psutil.Process]:
+    """The replicas of a deployment, by the beginning of its full name, up or not."""
     return [
         process
         for process in psutil.Process().children(recursive=True)
