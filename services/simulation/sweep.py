@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -15,9 +12,7 @@ from services.simulation.capacity import Need, need
 from services.simulation.figures import Figures
 from services.simulation.model import Model
 from services.simulation.run import Load, Site, Ways, simulate
-
-_LOOK_SECONDS = 0.5
-"""How often a process looks whether the one that started it is still there."""
+from workers.ending import end_with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,24 +57,13 @@ def swept(
     if processes == 1:
         return tuple(_heard(simulate(model, *point, ways), told) for point in points)
     spawned = get_context("spawn")
-    with ProcessPoolExecutor(processes, spawned, _end_with, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(processes, spawned, end_with, (os.getpid(),)) as pool:
         # The largest take longest, and begin first.
         order = sorted(range(len(points)), key=lambda at: -_size(points[at][1]))
         futures = {pool.submit(simulate, model, *points[at], ways): at for at in order}
         for future in as_completed(futures):
             told(future.result())
         return _in_order(futures)
-
-
-def _end_with(parent: int) -> None:
-    """Have this process end when `parent` does, also by a signal: it would wait for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_LOOK_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _in_order(futures: dict[Future[Figures], int]) -> tuple[Figures, ...]:
