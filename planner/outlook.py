@@ -18,8 +18,8 @@ Situation: TypeAlias = Literal["agree", "lean", "split", "lost", "silent"]
 """What a few samples have shown.
 
 They `agree` and score well, most `lean` to one answer, they are `split` between some, they are
-`lost`, as no two agree, or what most say scores badly, or they are `silent`: they give no answer to
-vote on.
+`lost`, as no two agree, or what some of them say scores badly, or they are `silent`: they give no
+answer to vote on.
 """
 
 PRIOR: Mapping[Situation, Mapping[Action, float]] = {

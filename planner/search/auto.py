@@ -30,6 +30,8 @@ GOOD = 0.9
 """A score from which on a candidate scores well."""
 _TELLING = 0.3
 """Scores that differ by so much tell good from bad."""
+_MOST = 0.75
+"""Where so many of the samples say the same, whatever it scores, they lean to it."""
 PRICE = 0.032
 """The accuracy that all the samples it may take would have to gain together.
 
@@ -184,6 +186,8 @@ class Auto(Outer):
             # Where all say the same that is a reason to believe it, whatever it scores.
             sure = well and (first.score is not None or cast > PROBES)
             return "agree" if sure else "lean"
+        if first.count > PROBES and first.count >= _MOST * cast:
+            return "lean"  # and so it is where nearly all do
         if not well or first.count == 1:
             return "lost"
         return "lean" if 2 * first.count > cast else "split"
