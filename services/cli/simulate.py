@@ -50,6 +50,9 @@ def simulate(
         float,
         typer.Option(min=0.1, help="How long requests come; the first quarter isn't counted."),
     ] = 20.0,
+    least: Annotated[
+        int, typer.Option(min=1, metavar="N", help="At a point at least so many, in more time.")
+    ] = 1000,
     requests: Annotated[
         int, typer.Option(min=1, metavar="N", help="At a point at most so many, in less time.")
     ] = 20_000,
@@ -121,6 +124,7 @@ def simulate(
         loads=simulating.numbers("--loads", loads, float),
         rate=rate,
         seconds=seconds,
+        least=least,
         requests=requests,
         efforts=tuple(word.strip() for word in efforts.split(",")),
         split=split,

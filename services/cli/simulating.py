@@ -39,6 +39,7 @@ def simulate(
     loads: tuple[float, ...],
     rate: float | None,
     seconds: float,
+    least: int,
     requests: int,
     efforts: tuple[str, ...],
     split: str | None,
@@ -68,6 +69,7 @@ def simulate(
         rate=rate,
         rewards=rewards if measured.reward is not None else 0.0,
         orchestrators=orchestrators,
+        least=least,
         requests=requests,
     )
     told, began = Console(stderr=True), time.perf_counter()

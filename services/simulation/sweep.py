@@ -20,7 +20,8 @@ class Sweep:
     """What is varied: how many workers there are, and how much is asked of them.
 
     A load is a part of what so many can take, by an estimate; or else there is one `rate` for all.
-    There are `rewards` reward models a generator. No point has more than `requests`.
+    There are `rewards` reward models a generator. A point is as long as the load says, longer
+    where that is less than `least` requests, and shorter where it is more than `requests`.
     """
 
     workers: tuple[int, ...]
@@ -29,6 +30,7 @@ class Sweep:
     rewards: float
     orchestrators: int | None
     requests: int
+    least: int = 1
 
     def points(self, load: Load, needed: Need) -> Iterator[tuple[Site, Load]]:
         """Sites with what is asked of them."""
@@ -38,7 +40,7 @@ class Sweep:
             rates = [most * part for part in self.loads] if self.rate is None else [self.rate]
             for rate in rates:
                 own = self.orchestrators or needed.orchestrators(min(rate, 1.5 * most))
-                seconds = min(load.seconds, self.requests / rate)
+                seconds = min(max(load.seconds, self.least / rate), self.requests / rate)
                 site = Site(workers=workers, rewards=rewards, orchestrators=own)
                 yield site, load.at(rate=rate, seconds=seconds)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.settings import AdmissionSettings
-from services.simulation.capacity import need
+from services.simulation.capacity import Need, need
 from services.simulation.figures import Figures
 from services.simulation.model import (
     REFERENCE,
@@ -145,6 +145,23 @@ def test_a_sweep_has_a_row_a_point_and_a_picture(tmp_path: Path) -> None:
     path = draw(found, tmp_path, title="a test")
     assert path.read_text(encoding="utf-8").startswith("<?xml")
     assert path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_few_workers_are_asked_for_longer_and_many_for_less() -> None:
+    """So that a point of one worker says as much as one of many, and costs no less than it must."""
+    sweep = Sweep(
+        workers=(1, 10, 100),
+        loads=(1.0,),
+        rate=None,
+        rewards=1.0,
+        orchestrators=None,
+        requests=500,
+        least=100,
+    )
+    points = list(sweep.points(load(seconds=10.0), Need(0.5, 0.01, 0.001)))
+    assert [asked.rate for _, asked in points] == [2.0, 20.0, 200.0]
+    assert [asked.seconds for _, asked in points] == [50.0, 10.0, 2.5]
+    assert points[0][1].warm == 12.5
 
 
 def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
