@@ -27,7 +27,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import aiohttp
 from redis.asyncio import Redis
 
 from services.app import Service
@@ -87,20 +87,21 @@ class Seen:
     """Refusals without Retry-After."""
     others: Counter[str] = field(default_factory=Counter)
 
-    def took(self, reply: httpx.Response, seconds: float, right: str, deadline: float) -> None:
-        """Count a response."""
-        said = reply.json()
-        if reply.status_code in (429, 503):
+    def took(
+        self, reply: aiohttp.ClientResponse, said: Any, seconds: float, right: str, deadline: float
+    ) -> None:
+        """Count a response that `said` so much."""
+        if reply.status in (429, 503):
             self.refusals.append(seconds)
             self.bare += "retry-after" not in reply.headers
             self.others[said["error"]["code"]] += 1
-        elif reply.status_code == 200 and said["longthink"]["answer"] is not None:
+        elif reply.status == 200 and said["longthink"]["answer"] is not None:
             self.answered += 1
             self.late += seconds > deadline + LATE
             self.correct += seconds <= deadline + LATE and said["longthink"]["answer"] == right
             self.latencies.append(seconds)
         else:
-            self.others[str(reply.status_code)] += 1
+            self.others[str(reply.status)] += 1
 
     def __str__(self) -> str:
         return (
@@ -115,7 +116,7 @@ class Seen:
 class Crowd:
     """Clients of a running service, each tenant with its key."""
 
-    def __init__(self, http: httpx.AsyncClient, load: Load) -> None:
+    def __init__(self, http: aiohttp.ClientSession, load: Load) -> None:
         self._http = http
         self._load = load
         self._asked = queries("test", load.kind, 200, seed=23)
@@ -128,11 +129,13 @@ class Crowd:
         try:
             headers = {"authorization": f"Bearer {key}"}
             asked = self._load.body(query.question)
-            reply = await self._http.post(CHAT, json=asked, headers=headers)
-        except httpx.HTTPError as error:
+            async with self._http.post(CHAT, json=asked, headers=headers) as reply:
+                said = await reply.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
             seen.others[type(error).__name__] += 1
             return
-        seen.took(reply, time.monotonic() - began, str(query.answer), self._load.deadline)
+        took = time.monotonic() - began
+        seen.took(reply, said, took, str(query.answer), self._load.deadline)
 
     async def closed(self, key: str, seconds: float) -> float:
         """Answers a second that the load's clients get who ask again at once."""
@@ -178,8 +181,9 @@ async def measure(url: str, keys: tuple[str, str], seconds: float, load: Load) -
     modest, greedy = keys
     gc.collect()
     gc.freeze()  # what the clients' collector would take isn't the service's time
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
+    limits = aiohttp.ClientTimeout(total=60)
+    every = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(url, timeout=limits, connector=every) as http:
         crowd = Crowd(http, load)
         await crowd.closed(modest, seconds / 2)
         through = await crowd.closed(modest, seconds)
