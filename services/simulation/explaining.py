@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from planner.errors import LongthinkError
 from services.simulation.model import EngineModel, Model, OrchestratorModel, Question
-from services.simulation.observed import Batch
+from services.simulation.observed import Batch, Series
 
 BATCHED_TOKENS = 8192
 """Of prompts that vLLM reads in a step, where a profile doesn't say."""
-WIDE = 32
-"""Candidates of the requests that are measured beside those of one."""
 _LEDGER_SECONDS = 0.0005
 """One round trip to Redis and its script, in which the times of batches are not counted twice."""
+
+_LEAST_SECONDS = 1e-6
 
 
 class FitError(LongthinkError):
@@ -43,10 +43,8 @@ class Observed:
     questions: tuple[Question, ...]
     cpu: Mapping[str, float]
     """CPU seconds by kind of process, while the batches ran."""
-    narrow: Mapping[str, float]
-    """The same a request of one candidate, while those ran one after another."""
-    wide: Mapping[str, float]
-    """The same of requests of `WIDE` candidates."""
+    series: tuple[Series, ...]
+    """Requests that make few and many batches, of few and of many calls."""
     way_seconds: float
     """What a reply takes beyond the time from the beginning to the end of its trace."""
     context: int
@@ -78,18 +76,19 @@ def _engine(
     if not found:
         return None
     shape: list[tuple[float, ...]]
+    seconds = [one.seconds for one in found]
     if kind == "generator":
         shape = [
             (1.0, one.calls, one.steps, one.tokens, one.kv, one.prompt_tokens) for one in found
         ]
-        batch, calls, step, sequence, kv, prompt = _explained(shape, found)
+        batch, calls, step, sequence, kv, prompt = _explained(shape, seconds)
     else:
         shape = [(1.0, one.calls, one.prompt_tokens) for one in found]
-        batch, calls, prompt = _explained(shape, found)
+        batch, calls, prompt = _explained(shape, seconds)
         # A step of a batch that is read at once can't be told from the way there and back.
         step, sequence, kv = batch / 2, 0.0, 0.0
         batch = batch / 2
-    busy = sum(one.seconds for one in found)
+    busy = sum(seconds)
     cores = observed.cpu.get(kind, 0.0) / busy if observed.cpu else 1.0
     return EngineModel(
         step_seconds=max(step, 1e-6),
@@ -97,7 +96,7 @@ def _engine(
         prompt_token_seconds=prompt,
         kv_token_seconds=kv,
         call_seconds=max(0.0, calls - orchestrator.call_seconds),
-        batch_seconds=max(0.0, batch - _LEDGER_SECONDS),
+        batch_seconds=max(0.0, batch - _LEDGER_SECONDS - orchestrator.batch_seconds),
         max_num_seqs=engines.max_num_seqs,
         kv_tokens=observed.kv_tokens,
         block_size=observed.block_size,
@@ -106,18 +105,18 @@ def _engine(
     )
 
 
-def _explained(shape: Sequence[Sequence[float]], found: Sequence[Batch]) -> list[float]:
+def _explained(shape: Sequence[Sequence[float]], took: Sequence[float]) -> list[float]:
     """What each column of `shape` takes a unit, so that together they explain the times best.
 
     None is negative: a column that would be is left out. Errors count in proportion.
     """
     import numpy as np  # noqa: PLC0415 - a tenth of a second
 
-    seconds = np.array([one.seconds for one in found])
+    seconds = np.array(took)
     matrix = np.array(shape, dtype=float) / seconds[:, None]
     kept = list(range(matrix.shape[1]))
     while kept:
-        weights, *_ = np.linalg.lstsq(matrix[:, kept], np.ones(len(found)), rcond=None)
+        weights, *_ = np.linalg.lstsq(matrix[:, kept], np.ones(len(took)), rcond=None)
         if weights.min() >= 0:
             every = [0.0] * matrix.shape[1]
             for column, weight in zip(kept, weights, strict=True):
@@ -137,6 +136,7 @@ def misfit(observed: Observed, model: Model) -> Mapping[str, float]:
         errors = [
             abs(
                 engine.batch_seconds
+                + model.orchestrator.batch_seconds
                 + model.ledger_seconds
                 + one.calls * calls
                 + one.steps * engine.step_seconds
@@ -154,20 +154,18 @@ def misfit(observed: Observed, model: Model) -> Mapping[str, float]:
 
 
 def _orchestrator(observed: Observed) -> OrchestratorModel:
-    """What requests and calls take of an orchestrator, and what other processes take beside it.
-
-    A candidate is two calls: one writes it, one grades it.
-    """
-    if not observed.narrow:
+    """What requests, batches and calls take of an orchestrator, and other processes beside it."""
+    series = [one for one in observed.series if one.cpu]
+    if not series:
         return OrchestratorModel(way_seconds=observed.way_seconds)
-    narrow, wide = observed.narrow["edge"], observed.wide["edge"]
-    call = max(0.0, (wide - narrow) / (2 * (WIDE - 1)))
-    request = max(0.0, narrow - 2 * call)
-    edges = narrow + wide
-    others = observed.narrow["others"] + observed.wide["others"]
+    edges = [one.cpu["edge"] for one in series]
+    others = [one.cpu["others"] for one in series]
+    shape = [(1.0, one.batches, one.calls) for one in series]
+    request, batch, call = _explained(shape, [max(spent, _LEAST_SECONDS) for spent in edges])
     return OrchestratorModel(
         request_seconds=request,
         call_seconds=call,
         way_seconds=max(0.0, observed.way_seconds - request),
-        cores=round((edges + others) / edges, 3) if edges else 1.0,
+        cores=round((sum(edges) + sum(others)) / max(sum(edges), _LEAST_SECONDS), 3),
+        batch_seconds=batch,
     )

@@ -19,16 +19,20 @@ from typing import Any
 from services.client import Client, ServiceError
 from services.evaluation.questions import Question as Asked
 from services.evaluation.questions import synthetic
-from services.simulation.explaining import WIDE, Engines, FitError, Observed
+from services.simulation.explaining import Engines, FitError, Observed
 from services.simulation.model import Question
-from services.simulation.observed import Batch, batches, samples
+from services.simulation.observed import Batch, Series, asked_for, batches, samples
 
 SPLITS = ("easy", "hard", "compound")
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-LENGTHS = (2, 8, 24)
+LENGTHS = (2, 8, 24, 96)
 LONG_PROMPTS = (60, 150, 300, 500)
 """Words that stand before a question, to be read."""
 _SERIES = 12
+_WIDE = 32
+_IDLE_SECONDS = 3.0
+_TREES: Mapping[str, Any] = {"strategy": "beam", "stop": "none", "budget": {"candidates": 8}}
+"""They make many batches, one for each step of an answer."""
 _AGAIN_SECONDS = 1.0
 SEED = 20_011
 """Of the questions: those of an evaluation have others."""
@@ -68,13 +72,18 @@ class Fitter:
         """Ask it all."""
         self._model = await self._client.model()
         await self._warm_up()
-        self._told(f"Requests of 1 and of {WIDE} candidates, one after another")
-        narrow, ways = await self._series(1)
-        wide, _ = await self._series(WIDE)
+        self._told(f"Requests of 1 and of {_WIDE} candidates, and trees, one after another")
+        await asyncio.sleep(_IDLE_SECONDS)  # what it still did for others has come to its end
+        before = self._cpu_seconds()
+        await asyncio.sleep(_IDLE_SECONDS)
+        idle = _less(self._cpu_seconds(), before, _IDLE_SECONDS)
+        narrow, ways = await self._series(_independent(1), 24, idle)
+        wide, _ = await self._series(_independent(_WIDE), 24, idle)
+        trees, _ = await self._series(_TREES, None, idle)
         self._told("Batches of 1 to 64 calls, of several lengths")
         before = self._cpu_seconds()
         measured = [batch async for batch in self._measure()]
-        cpu = {kind: taken - before[kind] for kind, taken in self._cpu_seconds().items()}
+        cpu = _less(self._cpu_seconds(), before)
         self._told("What is written, question by question")
         recorded = [one async for one in self._record()]
         block_size, blocks = kv_cache(await self._client.metrics())
@@ -82,8 +91,7 @@ class Fitter:
             tuple(measured),
             tuple(recorded),
             cpu,
-            narrow,
-            wide,
+            (narrow, wide, trees),
             statistics.median(ways),
             context=self._context,
             block_size=block_size,
@@ -94,19 +102,32 @@ class Fitter:
         for asked in synthetic("hard", 4, self._seed + 2):
             await self._ask(asked.text, 16, 16)
 
-    async def _series(self, size: int) -> tuple[Mapping[str, float], list[float]]:
-        """CPU seconds a request of so many candidates, and what each took beside its trace."""
+    async def _series(
+        self, ours: Mapping[str, Any], length: int | None, idle: Mapping[str, float]
+    ) -> tuple[Series, list[float]]:
+        """Requests one after another, and what each took beside its trace.
+
+        `idle` are the CPU seconds a second that are taken by what does nothing.
+        """
         before, replied = self._cpu_seconds(), []
-        for asked in synthetic("hard", _SERIES, self._seed + size):
+        first = time.perf_counter()
+        for asked in synthetic("hard", _SERIES, self._dice.randrange(1 << 30)):
             began = time.perf_counter()
-            trace_id = await self._reply(asked.text, size, 24)
+            trace_id = await self._reply(asked.text, ours, length)
             replied.append((trace_id, time.perf_counter() - began))
+        passed = time.perf_counter() - first
         cpu = {
-            kind: (taken - before[kind]) / _SERIES for kind, taken in self._cpu_seconds().items()
+            kind: max(0.0, taken - passed * idle[kind]) / _SERIES
+            for kind, taken in _less(self._cpu_seconds(), before).items()
         }
-        closed = [(await self._events(trace_id))[-1]["seconds"] for trace_id, _ in replied]
-        ways = [whole - within for (_, whole), within in zip(replied, closed, strict=True)]
-        return cpu, [max(0.0, way) for way in ways]
+        traces = [await self._events(trace_id) for trace_id, _ in replied]
+        ways = [
+            max(0.0, whole - events[-1]["seconds"])
+            for events, (_, whole) in zip(traces, replied, strict=True)
+        ]
+        made = [asked_for(events) for events in traces]
+        several, calls = map(statistics.fmean, zip(*made, strict=True))
+        return Series(several, calls, cpu), ways
 
     async def _measure(self) -> AsyncIterator[Batch]:
         count = self._rounds * (len(SIZES) * len(LENGTHS) + 2 * len(LONG_PROMPTS))
@@ -147,7 +168,7 @@ class Fitter:
 
     async def _ask(self, text: str, size: int, length: int | None) -> list[dict[str, Any]]:
         """The events of a request of so many candidates, with nothing that stops it early."""
-        return await self._events(await self._reply(text, size, length))
+        return await self._events(await self._reply(text, _independent(size), length))
 
     async def _events(self, trace_id: str) -> list[dict[str, Any]]:
         """A trace. Where Redis was busy for a moment, it is read once more."""
@@ -162,22 +183,30 @@ class Fitter:
                 return events
         raise AssertionError("never here")
 
-    async def _reply(self, text: str, size: int, length: int | None) -> str:
+    async def _reply(self, text: str, ours: Mapping[str, Any], length: int | None) -> str:
         """The trace of a request that was replied to."""
         body: dict[str, Any] = {
             "model": self._model,
             "messages": [{"role": "user", "content": text}],
             "seed": self._dice.randrange(1 << 40),
-            "longthink": {
-                "strategy": "best_of_n",
-                "stop": "none",
-                "budget": {"candidates": size},
-            },
+            "longthink": ours,
         }
         if length is not None:
             body["max_tokens"] = length
         reply = await self._client.chat(body)
         return str(reply["longthink"]["trace_id"])
+
+
+def _independent(size: int) -> Mapping[str, Any]:
+    """So many candidates, with nothing that stops them early."""
+    return {"strategy": "best_of_n", "stop": "none", "budget": {"candidates": size}}
+
+
+def _less(
+    after: Mapping[str, float], before: Mapping[str, float], seconds: float = 1.0
+) -> Mapping[str, float]:
+    """What was taken between two moments, a second of so many."""
+    return {kind: (taken - before[kind]) / seconds for kind, taken in after.items()}
 
 
 def kv_cache(metrics: str) -> tuple[int, int]:

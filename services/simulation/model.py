@@ -61,7 +61,7 @@ class EngineModel:
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorModel:
-    """What a request, and each call that is made for it, takes of an orchestrator's one core.
+    """What a request, each batch of calls for it, and each call take of an orchestrator's one core.
 
     `way_seconds` is what a request takes on its way there and back. `cores` are what that keeps
     busy of a machine that it shares, with the proxy and Redis.
@@ -71,6 +71,7 @@ class OrchestratorModel:
     call_seconds: float = 0.0
     way_seconds: float = 0.0
     cores: float = 1.0
+    batch_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

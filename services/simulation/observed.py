@@ -33,6 +33,25 @@ class Batch:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Requests of one kind, one after another: what each of them made, and took of the machine.
+
+    `batches` and `calls` are means a request, `cpu` its CPU seconds by kind of process.
+    """
+
+    batches: float
+    calls: float
+    cpu: Mapping[str, float]
+
+
+def asked_for(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """The batches and the calls that a trace asked workers for."""
+    asked = [one["data"]["tasks"] for one in events if one["kind"] == "asked"]
+    kinds = [{task.partition(":")[0] for task in tasks} for tasks in asked]
+    return sum(map(len, kinds)), sum(map(len, asked))
+
+
 def batches(events: Sequence[Mapping[str, Any]]) -> list[Batch]:
     """The first batch of each kind in a trace."""
     found = (_batch(events, "generator", _EXPAND), _batch(events, "reward", _GRADE))

@@ -16,14 +16,14 @@ class Orchestrator:
         self._loop = asyncio.get_running_loop()
         self._cores = cores or Cores(None)
         self._wanted = wanted
-        self._queue: deque[tuple[float, Callable[[], None]]] = deque()
+        self._queue: deque[tuple[float, Callable[[], object]]] = deque()
         self._left = 0.0
         self._since = 0.0
         self._speed = 1.0
         self._timer: asyncio.TimerHandle | None = None
         self.busy_seconds = 0.0
 
-    def do(self, seconds: float, then: Callable[[], None]) -> None:
+    def do(self, seconds: float, then: Callable[[], object]) -> None:
         """Call `then` once it has spent so many seconds on this, after all that came before."""
         if seconds <= 0 and self._timer is None:
             then()
@@ -42,13 +42,14 @@ class Orchestrator:
 
     def respeed(self, speed: float) -> None:
         """See `cores.Runner`."""
+        if self._timer is None:
+            return  # it is only about to begin, and sees then how fast it is
         now = self._loop.time()
         self._left -= (now - self._since) * self._speed
         self.busy_seconds += now - self._since
         self._since, self._speed = now, speed
-        if self._timer is not None:
-            self._timer.cancel()
-            self._expect()
+        self._timer.cancel()
+        self._expect()
 
     def _begin(self) -> None:
         self._left, self._since = self._queue[0][0], self._loop.time()

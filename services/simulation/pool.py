@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from planner.domain import Writer as Who
@@ -176,7 +177,10 @@ class SimulatedPool:
                 crew.homes.settle(name, (batch[at].branch for at in share), name)
                 sent = [self._call(batch[at], name, crew, events) for at in share]
                 self._running.update((call.id, call) for call in sent)
-                self._loop.call_later(crew.way, _submit, sent)
+                self._orchestrator.do(
+                    self._workers.model.orchestrator.batch_seconds,
+                    partial(self._loop.call_later, crew.way, _submit, sent),
+                )
                 calls += sent
         return self._events(calls, events)
 

@@ -105,7 +105,7 @@ def test_calls_take_the_way_the_engine_and_the_orchestrator() -> None:
         step_seconds=0.01, sequence_seconds=0.001, prompt_token_seconds=0.0, batch_seconds=0.4
     )
     question = Question("easy", 10, "1", (Sample((5,), "1"),))
-    driver = OrchestratorModel(call_seconds=0.1)
+    driver = OrchestratorModel(call_seconds=0.1, batch_seconds=0.2)
     model = Model("slow ways", engine, None, driver, (question,))
 
     async def main() -> list[float]:
@@ -120,6 +120,6 @@ def test_calls_take_the_way_the_engine_and_the_orchestrator() -> None:
             heard.append(asyncio.get_running_loop().time() - began)
         return heard
 
-    # Each is alone on its engine; the orchestrator takes them one after the other.
+    # Each is alone on its engine; the orchestrator sends and takes one after the other.
     alone = 0.4 + 5 * 0.011
-    assert clock.run(main()) == [pytest.approx(alone + 0.1), pytest.approx(alone + 0.2)]
+    assert clock.run(main()) == [pytest.approx(alone + 0.3), pytest.approx(alone + 0.5)]

@@ -13,6 +13,7 @@ from services.simulation import clock
 from services.simulation.cores import Cores
 from services.simulation.engine import Engine, Job
 from services.simulation.model import EngineModel
+from services.simulation.orchestrator import Orchestrator
 
 PLAIN = EngineModel(
     step_seconds=0.010,
@@ -213,3 +214,20 @@ def test_engines_on_too_few_cores_slow_each_other() -> None:
     # b's 0.056 s of work take twice as long; a does as much of its remaining 0.088 in that time.
     assert ends.at["b"] == pytest.approx(0.034 + 2 * 0.056)
     assert ends.at["a"] == pytest.approx(0.034 + 2 * 0.056 + 0.088 - 0.056)
+
+
+def test_an_orchestrator_is_busy_only_while_it_does_something() -> None:
+    """Beginning on cores that others keep busy doesn't count what it was idle for."""
+
+    async def main() -> list[float]:
+        cores = Cores(1.0)
+        first, second = Orchestrator(cores), Orchestrator(cores)
+        await first.spend(1.0)
+        await asyncio.sleep(5.0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(first.spend(1.0))
+            group.create_task(second.spend(1.0))
+        return [first.busy_seconds, second.busy_seconds]
+
+    # The second time both run at half their speed.
+    assert clock.run(main()) == [pytest.approx(3.0), pytest.approx(2.0)]

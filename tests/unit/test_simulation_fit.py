@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from planner.domain import Candidate, Cost, Finish
-from services.simulation.explaining import WIDE, Engines, FitError, Observed, fitted, misfit
+from services.simulation.explaining import Engines, FitError, Observed, fitted, misfit
 from services.simulation.fit import kv_cache
 from services.simulation.model import EngineModel, Question, Sample
-from services.simulation.observed import Batch, batches, samples
+from services.simulation.observed import Batch, Series, asked_for, batches, samples
 
 TRUE = EngineModel(
     step_seconds=0.004,
@@ -57,8 +57,7 @@ def observed(noise: float = 0.0) -> Observed:
         tuple(measured(noise)),
         (QUESTION,),
         cpu={},
-        narrow={},
-        wide={},
+        series=(),
         way_seconds=0.02,
         context=1024,
         block_size=32,
@@ -79,25 +78,30 @@ def test_what_was_true_is_found(noise: float, off: float) -> None:
     assert model.orchestrator.way_seconds == 0.02
 
 
-def test_cpu_time_is_shared_out_between_requests_and_calls() -> None:
-    """What wide requests take more than narrow ones is their calls', two a candidate."""
+def test_cpu_time_is_shared_out_between_requests_batches_and_calls() -> None:
+    """What a request takes by itself, and for each batch and call that it makes."""
     seen = observed()
-    narrow = {"edge": 0.010 + 2 * 0.002, "others": 0.007, "generator": 1.0}
-    wide = {"edge": 0.010 + 2 * WIDE * 0.002, "others": 0.069, "generator": 1.0}
+
+    def series(batches: float, calls: float, others: float) -> Series:
+        edge = 0.010 + batches * 0.003 + calls * 0.002
+        return Series(batches, calls, {"edge": edge, "others": others, "generator": 1.0})
+
+    every = (series(2, 2, 0.01), series(2.5, 64, 0.05), series(24, 60, 0.059))
     busy = sum(batch.seconds for batch in seen.batches)
     seen = Observed(
         **{
             **{name: getattr(seen, name) for name in seen.__dataclass_fields__},
-            "narrow": narrow,
-            "wide": wide,
+            "series": every,
             "cpu": {"generator": 1.5 * busy, "edge": 0.0, "others": 0.0},
         }
     )
     model = fitted(seen, Engines(), "made up")
     assert model.orchestrator.call_seconds == pytest.approx(0.002)
+    assert model.orchestrator.batch_seconds == pytest.approx(0.003)
     assert model.orchestrator.request_seconds == pytest.approx(0.010)
     assert model.orchestrator.way_seconds == pytest.approx(0.010)
-    assert model.orchestrator.cores == pytest.approx(1.5, rel=0.01)
+    edges = sum(one.cpu["edge"] for one in every)
+    assert model.orchestrator.cores == pytest.approx(1 + 0.119 / edges, rel=0.01)
     assert model.generator.cores == pytest.approx(1.5, rel=0.01)
 
 
@@ -141,6 +145,13 @@ def test_batches_are_read_from_a_trace() -> None:
     assert generated.seconds == pytest.approx(0.3)
     assert (graded.calls, graded.prompt_tokens) == (2, 140)
     assert graded.seconds == pytest.approx(0.1)
+
+
+def test_what_was_asked_of_workers_is_counted() -> None:
+    """Calls to write and calls to grade are batches of their own, asked in one breath or not."""
+    assert asked_for(events()) == (2, 4)
+    both = {"seconds": 2.0, "kind": "asked", "data": {"tasks": ["expand:2", "grade:2", "expand:3"]}}
+    assert asked_for([*events(), both]) == (4, 7)
 
 
 def test_a_batch_that_was_cut_is_none() -> None:
