@@ -5,7 +5,8 @@ seconds of a clock that never goes back (`services/gate.py` does for the service
 is a setting, see `Rules`. What always holds:
 
 - Those that run take no more of the engines than there is, but for a part of the last that began;
-  and whatever its size, one may always run.
+  and whatever its size, one may always run. While engines are missing there is less, for those that
+  would begin.
 - At most `queue_requests` wait. Each of them is started, refused or gone, once.
 - Who has less of the engines than its share, and asked for something of late, finds room for one
   request more than runs: others who have theirs leave it.
@@ -133,6 +134,8 @@ class Admission:
 
     rules: Rules = Rules()
     closed: bool = False
+    present: float = 1.0
+    """The part that is there, above 0, of the engines that `rules.capacity` counts."""
     expected: Expectations = field(init=False)
     _limit: float = field(init=False)
     _eased: float = -_UNBOUNDED
@@ -154,7 +157,7 @@ class Admission:
     @property
     def limit(self) -> float:
         """The candidates that may run at once, for now."""
-        return self._limit
+        return self._limit * self.present
 
     @property
     def running(self) -> float:
@@ -308,13 +311,13 @@ class Admission:
             if it != tenant.id and one.seen > since and one.tenant.priority <= tenant.priority
         ]
         if not others:
-            return self._limit
-        part = self._limit / (tenant.weight + sum(one.tenant.weight for one in others))
+            return self.limit
+        part = self.limit / (tenant.weight + sum(one.tenant.weight for one in others))
         own = self._present.get(tenant.id)
         if own is None or own.running < part * tenant.weight:
-            return self._limit
+            return self.limit
         left = [one.width for one in others if one.running < part * one.tenant.weight]
-        return self._limit - min(max(left, default=0.0), self._limit / 4)
+        return self.limit - min(max(left, default=0.0), self.limit / 4)
 
     def _begin(self, place: Place, now: float) -> None:
         place.began = now
@@ -339,7 +342,7 @@ class Admission:
 
     def _next(self, now: float) -> Place | None:
         """The first of those that wait whose tenant finds room."""
-        if self._begun and self._running >= self._limit - _ROUNDING:
+        if self._begun and self._running >= self.limit - _ROUNDING:
             return None
         full = set[str]()
         for place in self._queue:
@@ -416,7 +419,7 @@ class Admission:
         needed = self._running + ahead - self._room(tenant, now)
         if turnover is None or needed < 0:
             return 0.0  # nothing has ended yet: nobody is refused for what nobody knows
-        usual = needed * turnover / self._limit
+        usual = needed * turnover / self.limit
         rounds, rest = divmod(needed, self._running) if self._running else (0.0, 0.0)
         for place in self._begun:
             rest -= place.width

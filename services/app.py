@@ -210,6 +210,7 @@ class Edge:
             Admission(settings.rules()),
             watcher=self._telemetry,
             one_pass=self._reasoner.one_pass,
+            present=self._pool.present,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

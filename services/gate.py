@@ -59,15 +59,18 @@ class Gate:
         *,
         watcher: Watcher | None = None,
         one_pass: Callable[[], float | None] = lambda: None,
+        present: Callable[[], float] = lambda: 1.0,
         retry_seconds: float = 1.0,
         random: Random | None = None,
     ) -> None:
-        """`one_pass` says how long one candidate takes; clients are sent away for at least
-        `retry_seconds`, and half as long again at most, so that they don't all come back at once.
+        """`one_pass` says how long one candidate takes, `present` which part of the engines is
+        there; clients are sent away for at least `retry_seconds`, and half as long again at most,
+        so that they don't all come back at once.
         """
         self.admission = admission
         self._watcher = watcher
         self._one_pass = one_pass
+        self._present = present
         self._retry_seconds = retry_seconds
         self._random = random or Random()
         self._waiting: dict[Place, asyncio.Future[None]] = {}
@@ -115,6 +118,7 @@ class Gate:
         return run
 
     def _ask(self, tenant: Tenant, effort: Effort) -> Place:
+        self.admission.present = self._present()
         try:
             return self.admission.ask(
                 self._now(), tenant, _kind(effort), effort.budget.deadline_seconds, self._one_pass()
@@ -158,6 +162,7 @@ class Gate:
 
     def _ended(self, place: Place, reply: Reply | None) -> None:
         """Give the place back as the run has come to its reply, and learn from it."""
+        self.admission.present = self._present()
         if reply is None or reply.outcome.stopped is Stopped.CANCELLED:
             self.admission.leave(place, self._now())
         else:

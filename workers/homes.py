@@ -71,7 +71,14 @@ class Homes:
         self._most = most
         self._names: OrderedDict[str, None] = OrderedDict()
         """The one that was given calls last comes last."""
+        self._met = 0
+        """How many were known at once at most."""
         self._lives: OrderedDict[Branch, str] = OrderedDict()
+
+    @property
+    def missing(self) -> int:
+        """How many of those that were known are gone, and have no other in their place yet."""
+        return self._met - len(self._names)
 
     def share(
         self, branches: Sequence[Branch], loads: Mapping[str, int], rival: str = ""
@@ -111,6 +118,7 @@ class Homes:
         self._names[replica] = None
         if len(self._names) > self.replicas:
             self.leave(next(iter(self._names)))
+        self._met = max(self._met, len(self._names))
         for branch in branches:
             if branch:
                 self._lives[branch] = replica

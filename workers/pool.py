@@ -149,6 +149,13 @@ class ServePool:
         """Whether there is a verifier."""
         return self._verifier is not None
 
+    def present(self) -> float:
+        """The part of the generators that is there, as far as is known: of one that was lost,
+        until another takes calls in its place. Never less than one of them.
+        """
+        homes = self._reasoners.homes
+        return max(1, homes.replicas - homes.missing) / homes.replicas
+
     async def prepare(
         self, messages: tuple[tuple[str, str], ...], writer: Writer = "reasoner"
     ) -> Prompt:

@@ -171,6 +171,26 @@ async def test_a_client_that_hangs_up_leaves_the_queue() -> None:
         assert sample(service.telemetry, "requests_total", strategy="", stopped="", status="499")
 
 
+async def test_engines_that_are_missing_have_others_wait() -> None:
+    """What is there is asked anew for each request that comes, and each that ends."""
+    there = 0.5
+    stage = Stage(reasoner=ScriptedReasoner(until_cancelled))
+    stage.gate = Gate(Admission(Rules(capacity=2)), watcher=stage.telemetry, present=lambda: there)
+    async with serving(stage=stage) as service:
+        asked = [ask(service)]
+        await started(service)
+        asked.append(ask(service))
+        await waiting(service, 1)
+        there = 1.0
+        asked.append(ask(service))
+        await started(service)
+        await waiting(service, 1)
+        assert len(service.reasoner.runs) == 2
+        for one in asked:
+            one.cancel()
+        await asyncio.wait(asked)
+
+
 async def test_one_that_is_cancelled_as_its_turn_comes_never_begins() -> None:
     """Also in the moment in which its client isn't listened to any more; its place is free."""
     gate = Gate(Admission(Rules(capacity=1)))

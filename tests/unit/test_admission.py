@@ -61,6 +61,34 @@ def test_one_request_may_always_run() -> None:
     assert began(asked) == [small]
 
 
+def test_while_engines_are_missing_fewer_begin() -> None:
+    """Those that run go on; others wait until there is room among the engines that are left."""
+    asked = admission(4)
+    places = [asked.ask(0, LOCAL, ONE) for _ in range(4)]
+    asked.present = 0.5
+    assert asked.limit == 2
+    places.append(asked.ask(1, LOCAL, ONE))
+    for ended in places[:2]:
+        asked.end(ended, 2, drawn=1)
+        assert began(asked) == []
+    asked.end(places[2], 3, drawn=1)
+    assert began(asked) == [places[4]]
+    places.append(asked.ask(4, LOCAL, ONE))
+    assert places[5].began is None
+    asked.present = 1.0
+    places.append(asked.ask(5, LOCAL, ONE))
+    assert [it.began for it in places[4:]] == [3, 5, 5]
+
+
+def test_a_wait_is_longer_where_engines_are_missing() -> None:
+    asked = experienced(4, 1.0)
+    for _ in range(8):
+        asked.ask(0, LOCAL, ONE)
+    whole = refusal(asked, 0.0, LOCAL, 0.1).retry_seconds
+    asked.present = 0.25
+    assert refusal(asked, 0.0, LOCAL, 0.1).retry_seconds > whole
+
+
 def test_a_kind_counts_for_what_it_draws() -> None:
     """Requests that stop early leave room for more of their kind."""
     asked = admission(64)

@@ -136,6 +136,22 @@ def test_a_replica_that_is_lost_is_met_again() -> None:
     assert {name for name, _ in homes.share([()] * 2, {})} == {"b", "c"}
 
 
+def test_one_that_is_gone_is_missing_until_another_is_met() -> None:
+    homes = Homes(3)
+    assert homes.missing == 0  # who was never met may well be there
+    homes.settle("a", ())
+    homes.settle("b", ())
+    homes.leave("a")
+    assert homes.missing == 1
+    homes.leave("a")
+    assert homes.missing == 1
+    homes.settle("c", ())
+    assert homes.missing == 0
+    homes.settle("d", ())
+    homes.settle("e", (), "b")
+    assert homes.missing == 0
+
+
 def test_no_more_replicas_are_known_than_there_should_be() -> None:
     """Of too many, the one that was heard of longest ago goes."""
     homes = met("a", "b")

@@ -195,6 +195,22 @@ async def test_a_replica_that_was_replaced_unseen_is_no_home() -> None:
     assert await workers(pool, ("r", 0, 0, 0)) == [moved]
 
 
+async def test_it_knows_which_part_of_the_replicas_is_there() -> None:
+    """One that was lost is missing until another takes calls in its place."""
+    replicas = Replicas(seconds=0.1)
+    pool = pool_of(replicas)
+    assert pool.present() == 1.0
+    (home,) = await workers(pool, ("r", 0))
+    await workers(pool, (), ())
+    reading = asyncio.ensure_future(workers(pool, ("r", 0, 0)))
+    await asyncio.sleep(0.05)
+    replicas.kill(home)
+    await reading
+    assert pool.present() == 0.5
+    await workers(pool, (), ())
+    assert pool.present() == 1.0
+
+
 async def test_a_call_that_a_full_replica_refuses_may_go_elsewhere() -> None:
     """Refused at home, a call isn't sent there again where another has as little to do."""
     replicas = Replicas()
