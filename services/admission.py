@@ -135,7 +135,7 @@ class Admission:
     rules: Rules = Rules()
     closed: bool = False
     present: float = 1.0
-    """The part that is there, above 0, of the engines that `rules.capacity` counts."""
+    """The part that is there, above 0, of the engines that `rules.capacity` counts (`adjust`)."""
     expected: Expectations = field(init=False)
     _limit: float = field(init=False)
     _eased: float = -_UNBOUNDED
@@ -173,6 +173,15 @@ class Admission:
         """Those that waited and were started or refused, since the last time this was asked."""
         news, self._news = self._news, []
         return news
+
+    def adjust(self, present: float, now: float) -> None:
+        """So much of the engines is there from now on. Begins what there is room for then."""
+        if present == self.present:
+            return
+        self.present = present
+        if self._running >= self.limit - _ROUNDING:
+            self._alone.clear()
+        self._advance(now)
 
     def check(self, tenant: Tenant, now: float) -> None:
         """Raise Refused where nothing that this tenant could ask now would be let in."""
@@ -474,7 +483,7 @@ class Admission:
         if rules.capacity == _UNBOUNDED:
             return
         if not in_vain:
-            step = 0.05 * rules.capacity * min(1.0, place.width / self._limit)
+            step = 0.05 * rules.capacity * min(1.0, place.width / self.limit)
             self._limit = min(rules.capacity, self._limit + step)
         elif place.began is not None and place.began > self._eased:
             self._limit = max(rules.least_fill * rules.capacity, self._limit * rules.backoff)

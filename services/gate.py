@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from planner.domain import Stopped
 from planner.effort import Effort
@@ -29,6 +29,8 @@ Left: TypeAlias = Callable[[], Awaitable[object]]
 
 _CLASS = 10**13
 """What one class of priority is worth, in milliseconds of age: three hundred years."""
+_LOOK_SECONDS = 1.0
+"""How often those that wait look whether engines that are missing have come back."""
 _CLASSES = 100
 """Classes beyond it count as this one, so that a priority fits into what vLLM takes."""
 
@@ -88,6 +90,7 @@ class Gate:
         """Raise Refused where nothing that the tenant could ask would be let in, as is known
         before anything of it is read.
         """
+        self._look()
         try:
             self.admission.check(tenant, self._now())
         except Refused as refused:
@@ -118,7 +121,7 @@ class Gate:
         return run
 
     def _ask(self, tenant: Tenant, effort: Effort) -> Place:
-        self.admission.present = self._present()
+        self._look()
         try:
             return self.admission.ask(
                 self._now(), tenant, _kind(effort), effort.budget.deadline_seconds, self._one_pass()
@@ -143,11 +146,9 @@ class Gate:
         if leaving is not None:
             leaving.add_done_callback(_seen)
         try:
-            await asyncio.wait(
-                {told} if leaving is None else {told, leaving},
-                timeout=max(0.0, place.until - self._now()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            heard = {told} if leaving is None else {told, leaving}
+            while not await self._heard(heard, place.until - self._now()):
+                self._look()
             if told.done():
                 return
             if leaving is not None and leaving.done():
@@ -160,9 +161,24 @@ class Gate:
                 leaving.cancel()
                 await asyncio.wait((leaving,))
 
+    async def _heard(self, heard: set[asyncio.Future[Any]], seconds: float) -> bool:
+        """Wait for one of these for so long; False where engines are to be looked after before."""
+        missing = self.admission.present < 1.0
+        await asyncio.wait(
+            heard,
+            timeout=max(0.0, min(seconds, _LOOK_SECONDS) if missing else seconds),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        return seconds <= _LOOK_SECONDS or not missing or any(one.done() for one in heard)
+
+    def _look(self) -> None:
+        """See which part of the engines is there."""
+        self.admission.adjust(self._present(), self._now())
+        self._tell()
+
     def _ended(self, place: Place, reply: Reply | None) -> None:
         """Give the place back as the run has come to its reply, and learn from it."""
-        self.admission.present = self._present()
+        self._look()
         if reply is None or reply.outcome.stopped is Stopped.CANCELLED:
             self.admission.leave(place, self._now())
         else:

@@ -150,8 +150,8 @@ class ServePool:
         return self._verifier is not None
 
     def present(self) -> float:
-        """The part of the generators that is there, as far as is known: of one that was lost,
-        until another takes calls in its place. Never less than one of them.
+        """The part of the generators that takes calls, as far as is known: one that was lost is
+        missing until it, or another in its place, takes some. Never less than one of them.
         """
         homes = self._reasoners.homes
         return max(1, homes.replicas - homes.missing) / homes.replicas

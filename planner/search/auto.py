@@ -31,7 +31,8 @@ GOOD = 0.9
 _TELLING = 0.3
 """Scores that differ by so much tell good from bad."""
 _MOST = 0.75
-"""Where so many of the samples say the same, whatever it scores, they lean to it."""
+"""Where so many of the samples say the same, and it is the best answer, they lean to it, however
+badly it scores."""
 PRICE = 0.032
 """The accuracy that all the samples it may take would have to gain together.
 

@@ -51,7 +51,8 @@ def simulate(
         typer.Option(min=0.1, help="How long requests come; the first quarter isn't counted."),
     ] = 20.0,
     least: Annotated[
-        int, typer.Option(min=1, metavar="N", help="At a point at least so many, in more time.")
+        int,
+        typer.Option(min=1, metavar="N", help="At a point about so many at least, in more time."),
     ] = 1000,
     requests: Annotated[
         int, typer.Option(min=1, metavar="N", help="At a point at most so many, in less time.")

@@ -19,8 +19,6 @@ BATCHED_TOKENS = 8192
 _LEDGER_SECONDS = 0.0005
 """One round trip to Redis and its script, in which the times of batches are not counted twice."""
 
-_LEAST_SECONDS = 1e-6
-
 
 class FitError(LongthinkError):
     """The service's times say nothing that could be simulated."""
@@ -86,8 +84,8 @@ def _engine(
         shape = [(1.0, one.calls, one.prompt_tokens) for one in found]
         batch, calls, prompt = _explained(shape, seconds)
         # A step of a batch that is read at once can't be told from the way there and back.
-        step, sequence, kv = batch / 2, 0.0, 0.0
-        batch = batch / 2
+        step = max(0.0, batch - _LEDGER_SECONDS - orchestrator.batch_seconds) / 2
+        batch, sequence, kv = batch - step, 0.0, 0.0
     busy = sum(seconds)
     cores = observed.cpu.get(kind, 0.0) / busy if observed.cpu else 1.0
     return EngineModel(
@@ -159,13 +157,15 @@ def _orchestrator(observed: Observed) -> OrchestratorModel:
     if not series:
         return OrchestratorModel(way_seconds=observed.way_seconds)
     edges = [one.cpu["edge"] for one in series]
+    if min(edges) <= 0:
+        raise FitError("The edge took no CPU time of this machine that could be measured.")
     others = [one.cpu["others"] for one in series]
     shape = [(1.0, one.batches, one.calls) for one in series]
-    request, batch, call = _explained(shape, [max(spent, _LEAST_SECONDS) for spent in edges])
+    request, batch, call = _explained(shape, edges)
     return OrchestratorModel(
         request_seconds=request,
         call_seconds=call,
         way_seconds=max(0.0, observed.way_seconds - request),
-        cores=round((sum(edges) + sum(others)) / max(sum(edges), _LEAST_SECONDS), 3),
+        cores=round((sum(edges) + sum(others)) / sum(edges), 3),
         batch_seconds=batch,
     )

@@ -30,7 +30,6 @@ LONG_PROMPTS = (60, 150, 300, 500)
 """Words that stand before a question, to be read."""
 _SERIES = 12
 _WIDE = 32
-_IDLE_SECONDS = 3.0
 _TREES: Mapping[str, Any] = {"strategy": "beam", "stop": "none", "budget": {"candidates": 8}}
 """They make many batches, one for each step of an answer."""
 _AGAIN_SECONDS = 1.0
@@ -53,6 +52,7 @@ class Fitter:
         questions: int = 24,
         candidates: int = 12,
         rounds: int = 3,
+        idle_seconds: float = 3.0,
         seed: int = SEED,
     ) -> None:
         """`cpu_seconds` says what the processes took until now, where they are on this machine."""
@@ -63,6 +63,7 @@ class Fitter:
         self._questions = questions
         self._candidates = candidates
         self._rounds = rounds
+        self._idle_seconds = idle_seconds
         self._seed = seed
         self._dice = random.Random(seed)
         self._model = ""
@@ -73,10 +74,7 @@ class Fitter:
         self._model = await self._client.model()
         await self._warm_up()
         self._told(f"Requests of 1 and of {_WIDE} candidates, and trees, one after another")
-        await asyncio.sleep(_IDLE_SECONDS)  # what it still did for others has come to its end
-        before = self._cpu_seconds()
-        await asyncio.sleep(_IDLE_SECONDS)
-        idle = _less(self._cpu_seconds(), before, _IDLE_SECONDS)
+        idle = await self._idle()
         narrow, ways = await self._series(_independent(1), 24, idle)
         wide, _ = await self._series(_independent(_WIDE), 24, idle)
         trees, _ = await self._series(_TREES, None, idle)
@@ -102,12 +100,21 @@ class Fitter:
         for asked in synthetic("hard", 4, self._seed + 2):
             await self._ask(asked.text, 16, 16)
 
+    async def _idle(self) -> Mapping[str, float]:
+        """The CPU seconds a second that processes take which have nothing to do."""
+        if not self._cpu_seconds():
+            return {}
+        await asyncio.sleep(self._idle_seconds)  # what it still did for others has come to its end
+        before = self._cpu_seconds()
+        await asyncio.sleep(self._idle_seconds)
+        taken = _less(self._cpu_seconds(), before, self._idle_seconds)
+        return {kind: max(0.0, seconds) for kind, seconds in taken.items()}
+
     async def _series(
         self, ours: Mapping[str, Any], length: int | None, idle: Mapping[str, float]
     ) -> tuple[Series, list[float]]:
-        """Requests one after another, and what each took beside its trace.
-
-        `idle` are the CPU seconds a second that are taken by what does nothing.
+        """Requests one after another, beyond what is taken while nothing is done; and what each
+        took beside its trace.
         """
         before, replied = self._cpu_seconds(), []
         first = time.perf_counter()

@@ -37,7 +37,8 @@ class Batch:
 class Series:
     """Requests of one kind, one after another: what each of them made, and took of the machine.
 
-    `batches` and `calls` are means a request, `cpu` its CPU seconds by kind of process.
+    `batches` and `calls` are means a request, `cpu` its CPU seconds by kind of process. What goes
+    to several workers at once are so many batches.
     """
 
     batches: float
@@ -48,8 +49,9 @@ class Series:
 def asked_for(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """The batches and the calls that a trace asked workers for."""
     asked = [one["data"]["tasks"] for one in events if one["kind"] == "asked"]
-    kinds = [{task.partition(":")[0] for task in tasks} for tasks in asked]
-    return sum(map(len, kinds)), sum(map(len, asked))
+    by = {one["data"]["id"]: one["data"].get("worker") for one in events if one["kind"] == "told"}
+    sent = [{(task.partition(":")[0], by.get(task)) for task in tasks} for tasks in asked]
+    return sum(map(len, sent)), sum(map(len, asked))
 
 
 def batches(events: Sequence[Mapping[str, Any]]) -> list[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from redis.asyncio import Redis
 
 from services.budget import RedisLedger
@@ -44,9 +45,22 @@ async def test_a_service_is_measured_over_http(redis_client: Redis) -> None:
     stage = Stage(real=reasoner, traces=traces, engine_metrics=_metrics)
     engines = Engines(delimiter="\n", max_num_seqs=32)
     told: list[str] = []
+
+    def cpu_seconds() -> dict[str, float]:
+        """As if each call took a millisecond of everything."""
+        calls = sum(counted["calls"] for counted in workers.counted.values())
+        return dict.fromkeys(("generator", "reward", "planner", "edge", "others"), calls / 1000)
+
     async with serving(stage=stage) as service, Client(service.url) as client:
         observed = await Fitter(
-            client, engines, told=told.append, rounds=1, questions=2, candidates=3
+            client,
+            engines,
+            cpu_seconds=cpu_seconds,
+            told=told.append,
+            rounds=1,
+            questions=2,
+            candidates=3,
+            idle_seconds=0.05,
         ).observe()
     await reasoner.drain(5)
 
@@ -57,12 +71,20 @@ async def test_a_service_is_measured_over_http(redis_client: Redis) -> None:
     assert all(one.seconds > 0 for one in observed.batches)
     assert (observed.context, observed.block_size, observed.kv_tokens) == (1024, 32, 32 * 77)
 
+    narrow, wide, trees = observed.series
+    assert (narrow.batches, narrow.calls) == (2, 2)
+    assert wide.calls == 64
+    assert trees.batches > wide.batches
+    assert trees.calls > trees.batches
+
     model = fitted(observed, engines, "a service of known workers")
     assert [one.split for one in model.questions] == [name for name in SPLITS for _ in range(2)]
     known = {(sample.tokens, sample.answer, sample.scores) for sample in SAMPLES}
     for question in model.questions:
         assert len(question.samples) == 3
         assert {(it.tokens, it.answer, it.scores) for it in question.samples} <= known
+    assert model.orchestrator.call_seconds == pytest.approx(0.001, rel=0.05)
+    assert model.orchestrator.cores == pytest.approx(2.0)
     assert model.generator.max_num_seqs == 32
     assert model.reward is not None
     assert misfit(observed, model).keys() == {"generator", "reward"}

@@ -65,7 +65,7 @@ def test_while_engines_are_missing_fewer_begin() -> None:
     """Those that run go on; others wait until there is room among the engines that are left."""
     asked = admission(4)
     places = [asked.ask(0, LOCAL, ONE) for _ in range(4)]
-    asked.present = 0.5
+    asked.adjust(0.5, 0)
     assert asked.limit == 2
     places.append(asked.ask(1, LOCAL, ONE))
     for ended in places[:2]:
@@ -73,11 +73,11 @@ def test_while_engines_are_missing_fewer_begin() -> None:
         assert began(asked) == []
     asked.end(places[2], 3, drawn=1)
     assert began(asked) == [places[4]]
-    places.append(asked.ask(4, LOCAL, ONE))
-    assert places[5].began is None
-    asked.present = 1.0
-    places.append(asked.ask(5, LOCAL, ONE))
-    assert [it.began for it in places[4:]] == [3, 5, 5]
+    places += [asked.ask(4, LOCAL, ONE) for _ in range(3)]
+    assert began(asked) == []
+    asked.adjust(1.0, 5)
+    assert began(asked) == places[5:7]
+    assert [it.began for it in places[4:]] == [3, 5, 5, None]
 
 
 def test_a_wait_is_longer_where_engines_are_missing() -> None:
@@ -85,7 +85,7 @@ def test_a_wait_is_longer_where_engines_are_missing() -> None:
     for _ in range(8):
         asked.ask(0, LOCAL, ONE)
     whole = refusal(asked, 0.0, LOCAL, 0.1).retry_seconds
-    asked.present = 0.25
+    asked.adjust(0.25, 0.0)
     assert refusal(asked, 0.0, LOCAL, 0.1).retry_seconds > whole
 
 

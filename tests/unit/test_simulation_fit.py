@@ -105,6 +105,15 @@ def test_cpu_time_is_shared_out_between_requests_batches_and_calls() -> None:
     assert model.generator.cores == pytest.approx(1.5, rel=0.01)
 
 
+def test_an_edge_that_took_nothing_is_an_error() -> None:
+    """What it takes of the machine can't be told where it isn't on it."""
+    seen = observed()
+    series = (Series(2, 2, {"edge": 0.0, "others": 0.02, "generator": 1.0}),)
+    fields = {name: getattr(seen, name) for name in seen.__dataclass_fields__}
+    with pytest.raises(FitError, match="edge"):
+        fitted(Observed(**{**fields, "series": series}), Engines(), "nowhere")
+
+
 def test_nothing_measured_is_an_error() -> None:
     """Without a single batch there is nothing to simulate by."""
     seen = observed()
