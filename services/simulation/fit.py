@@ -52,7 +52,7 @@ class Fitter:
         questions: int = 24,
         candidates: int = 12,
         rounds: int = 3,
-        idle_seconds: float = 6.0,
+        idle_seconds: float = 3.0,
         seed: int = SEED,
     ) -> None:
         """`cpu_seconds` says what the processes took until now, where they are on this machine."""

@@ -5,8 +5,7 @@
 It starts the service here, measures its workers, and has so many users ask questions, each the next
 one when the last was answered; then it simulates the same users with what was just measured. All of
 the service shares the cores of this machine, and so do the simulated parts: as many cores as it is
-found to have when all of them are busy with what engines do, since they share caches and memory,
-and two that are threads of one are hardly more than one.
+found to have when all of them are busy, since two that are threads of one are hardly more than one.
 Prints a table and ends with 1 if throughput or median latency is off by more than --allowed.
 
 Whatever else the machine does between the measuring and the asking makes the two differ: it says
@@ -47,21 +46,13 @@ QUESTIONS = 24
 TIMES = 5
 """How often the same load is simulated, each time by other chances."""
 
-_ROUNDS = 4
-_STEPS = """\
+_LOOP = """\
 import time
-import torch
-torch.set_num_threads(1)
-shapes = [(192, 192)] * 4 + [(192, 512), (192, 512), (512, 192)]
-weights = [torch.randn(shape) for shape in shapes * 6]
-began, steps = time.perf_counter(), 0
-while time.perf_counter() - began < 3:
-    for weight in weights:
-        torch.ones(8, weight.shape[0]) @ weight
-    steps += 1
-print(steps)
+began = time.perf_counter()
+for _ in range(500):
+    sum(range(100_000))
+print(time.perf_counter() - began)
 """
-"""What an engine of the reference model does over and over: eight sequences through six layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +76,14 @@ class Row:
 class Machine:
     """How much slower this process runs than it could: others use the cores, too.
 
-    `cores` is how many times the work of one engine so many do together as there are cores.
+    `cores` is how many times the work of one all of them do together.
     """
 
     def __init__(self) -> None:
         self._best = min(self._loop() for _ in range(20))
         all_of_them = len(os.sched_getaffinity(0))
-        pairs = [(_steps(all_of_them), _steps(1)) for _ in range(_ROUNDS)]
-        self.cores = min(float(all_of_them), statistics.median(all_ / one for all_, one in pairs))
+        alone, together = (max(_work(it) for _ in range(3)) for it in (1, all_of_them))
+        self.cores = min(float(all_of_them), together / alone)
 
     def slowed(self) -> float:
         """The present time of a loop, as a multiple of its best."""
@@ -104,13 +95,13 @@ class Machine:
         return time.perf_counter() - began
 
 
-def _steps(count: int) -> int:
-    """The steps that so many engines do together, in the same time."""
-    engines = [
-        subprocess.Popen([sys.executable, "-c", _STEPS], stdout=subprocess.PIPE)
+def _work(count: int) -> float:
+    """What so many processes that do nothing else get done together, in runs a second."""
+    loops = [
+        subprocess.Popen([sys.executable, "-c", _LOOP], stdout=subprocess.PIPE)
         for _ in range(count)
     ]
-    return sum(int(engine.communicate()[0]) for engine in engines)
+    return sum(1 / float(loop.communicate()[0]) for loop in loops)
 
 
 async def real(
@@ -165,8 +156,7 @@ async def compared(
     url: str, model: Model, replicas: int, users: Sequence[int], seconds: float, effort: str
 ) -> list[Row]:
     """A row for each number of users."""
-    machine, rows = Machine(), list[Row]()
-    print(f"all cores do what {machine.cores:.2f} do alone")  # noqa: T201
+    machine, rows = Machine(), []
     asked = [one for split in SPLITS for one in synthetic(split, QUESTIONS, SEED)]
     async with Client(url) as client:
         for together in users:
