@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from planner.domain import Stopped
 from planner.effort import Effort
@@ -29,10 +29,10 @@ Left: TypeAlias = Callable[[], Awaitable[object]]
 
 _CLASS = 10**13
 """What one class of priority is worth, in milliseconds of age: three hundred years."""
-_LOOK_SECONDS = 1.0
-"""How often those that wait look whether engines that are missing have come back."""
 _CLASSES = 100
 """Classes beyond it count as this one, so that a priority fits into what vLLM takes."""
+_LOOK_SECONDS = 1.0
+"""How often it is looked, for those that wait, whether engines that are missing have come back."""
 
 
 class ClientLeft(LongthinkError):
@@ -76,6 +76,7 @@ class Gate:
         self._retry_seconds = retry_seconds
         self._random = random or Random()
         self._waiting: dict[Place, asyncio.Future[None]] = {}
+        self._looking: asyncio.TimerHandle | None = None
 
     @property
     def closed(self) -> bool:
@@ -146,35 +147,41 @@ class Gate:
         if leaving is not None:
             leaving.add_done_callback(_seen)
         try:
-            heard = {told} if leaving is None else {told, leaving}
-            while not await self._heard(heard, place.until - self._now()):
-                self._look()
+            self._look_later()
+            await asyncio.wait(
+                {told} if leaving is None else {told, leaving},
+                timeout=max(0.0, place.until - self._now()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             if told.done():
                 return
             if leaving is not None and leaving.done():
                 raise ClientLeft("The client is gone.")
-            self.admission.expire(place, self._now())
-            self._tell()
+            self._look()
+            if not told.done():
+                self.admission.expire(place, self._now())
+                self._tell()
         finally:
             self._waiting.pop(place, None)
             if leaving is not None:
                 leaving.cancel()
                 await asyncio.wait((leaving,))
 
-    async def _heard(self, heard: set[asyncio.Future[Any]], seconds: float) -> bool:
-        """Wait for one of these for so long; False where engines are to be looked after before."""
-        missing = self.admission.present < 1.0
-        await asyncio.wait(
-            heard,
-            timeout=max(0.0, min(seconds, _LOOK_SECONDS) if missing else seconds),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        return seconds <= _LOOK_SECONDS or not missing or any(one.done() for one in heard)
-
     def _look(self) -> None:
         """See which part of the engines is there."""
         self.admission.adjust(self._present(), self._now())
         self._tell()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        """Look again in a while, where somebody waits for engines that are missing."""
+        if self._looking is None and self._waiting and self.admission.present < 1.0:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(_LOOK_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        self._look()
 
     def _ended(self, place: Place, reply: Reply | None) -> None:
         """Give the place back as the run has come to its reply, and learn from it."""

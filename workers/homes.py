@@ -108,6 +108,8 @@ class Homes:
         if len(known) > most:
             idle = islice(self._names, most)
             known = list(dict.fromkeys((*(name for name in lives if name), *idle)))
+        if self.missing:
+            return [*[""] * unknown, *known]  # whoever is new is met with the next call
         return [*known, *[""] * unknown]
 
     def settle(self, replica: str, branches: Iterable[Branch], meant: str = "") -> None:

@@ -50,8 +50,12 @@ def asked_for(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """The batches and the calls that a trace asked workers for."""
     asked = [one["data"]["tasks"] for one in events if one["kind"] == "asked"]
     by = {one["data"]["id"]: one["data"].get("worker") for one in events if one["kind"] == "told"}
-    sent = [{(task.partition(":")[0], by.get(task)) for task in tasks} for tasks in asked]
-    return sum(map(len, sent)), sum(map(len, asked))
+    batches = 0
+    for tasks in asked:
+        for kind in {task.partition(":")[0] for task in tasks}:
+            workers = {by.get(task) for task in tasks if task.startswith(kind)} - {None, ""}
+            batches += max(1, len(workers))
+    return batches, sum(map(len, asked))
 
 
 def batches(events: Sequence[Mapping[str, Any]]) -> list[Batch]:

@@ -152,6 +152,17 @@ def test_one_that_is_gone_is_missing_until_another_is_met() -> None:
     assert homes.missing == 0
 
 
+def test_who_is_in_the_place_of_one_that_is_gone_is_met_by_the_next_call() -> None:
+    """Also where one call at a time is made, and who is known has nothing to do."""
+    homes = Homes(2)
+    homes.settle("a", ())
+    homes.settle("b", ())
+    homes.leave("b")
+    assert homes.share([()], {}) == [("", [0])]
+    homes.settle("c", ())
+    assert homes.missing == 0
+
+
 def test_no_more_replicas_are_known_than_there_should_be() -> None:
     """Of too many, the one that was heard of longest ago goes."""
     homes = met("a", "b")

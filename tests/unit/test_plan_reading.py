@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from planner.decompose.plan import MOST_STEPS, Plan, Step, faithfulness, known_question, read_plan
+from tests.unit.spoiling import spoilt
 
 QUESTION = "Anna has 3 pens and Ben has 4. Ben gives Anna 2. How many does Anna have?"
 
@@ -149,37 +150,11 @@ def test_what_is_known_stands_after_the_question() -> None:
     assert known_question("How many?", [("Pens?", "3")]).endswith("What is known:\n- Pens? 3")
 
 
-def mutated(dice: random.Random) -> str:
-    """A plan as a model might spoil it: some of its text cut, doubled, moved, or changed."""
-    steps: list[dict[str, Any]] = [
-        {
-            "id": dice.choice(["a", "b", "c", "$a", "", 3, None, "a b", "é"]),
-            "question": dice.choice(["What is $a?", "$b and ${c}", "", "  ", None, 7, "x" * 9000]),
-            "needs": dice.choice([["a"], ["b", "c"], "a", None, [1, None, {}], [["a"]], []]),
-        }
-        for _ in range(dice.choice([0, 1, 2, 3, 5, 8, 40]))
-    ]
-    text = json.dumps(dice.choice([{"steps": steps}, steps, {"plan": {"steps": steps}}, GOOD]))
-    for _ in range(dice.randrange(4)):
-        here, there = sorted(dice.randrange(len(text) + 1) for _ in range(2))
-        text = dice.choice(
-            [
-                text[:here],
-                text[here:],
-                text[:here] + text[there:],
-                text[:there] + text[here:],
-                text[:here] + dice.choice('{}[]",:$\\\n\x00é') + text[here:],
-                f"Well, {{{text}}} is my plan.",
-            ]
-        )
-    return text
-
-
 def test_a_thousand_spoilt_plans_are_plans_or_none() -> None:
     """Whatever is written, it is read in no time, and what is read holds."""
     dice, plans = random.Random(0), 0
     for _ in range(1000):
-        plan = read_plan(mutated(dice), QUESTION)
+        plan = read_plan(spoilt(GOOD, dice), QUESTION)
         if plan is not None:
             holds(plan)
             plans += 1

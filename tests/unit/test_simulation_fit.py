@@ -161,6 +161,9 @@ def test_what_was_asked_of_workers_is_counted() -> None:
     assert asked_for(events()) == (2, 4)
     both = {"seconds": 2.0, "kind": "asked", "data": {"tasks": ["expand:2", "grade:2", "expand:3"]}}
     assert asked_for([*events(), both]) == (4, 7)
+    by = [("expand:2", "a"), ("expand:3", "b"), ("grade:2", "")]
+    ends = [{"seconds": 3.0, "kind": "told", "data": {"id": it, "worker": who}} for it, who in by]
+    assert asked_for([both, *ends]) == (3, 3)
 
 
 def test_a_batch_that_was_cut_is_none() -> None:
