@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from playwright.async_api import Page, expect
 from services.app import Service
 from services.evaluation.retrace import retrace
 from tests.e2e.conftest import MODEL, Counters
+from tests.e2e.test_page import engines_stopped
 from workers.reference.synthetic import queries
 
 TOKENS = 2400
@@ -108,19 +110,26 @@ def test_a_deadline_is_kept_in_mid_plan(openai: OpenAI, strategy: str) -> None:
         assert reply["choices"][0]["message"]["content"]
 
 
-async def test_a_plan_is_clicked_through(
+async def test_a_plan_is_seen_while_it_runs_and_clicked_through(
     service: Service, openai: OpenAI, http: httpx.Client, page: Page
 ) -> None:
     """From the plan to a step, to what was sampled for it, to one candidate's text."""
+    await page.goto(service.url)
+    steps = page.locator(".step")
     budget = {"completion_tokens": TOKENS, "candidates": 64}
-    reply = await asyncio.to_thread(ask, openai, COMPOUND[5], strategy="plan", budget=budget)
+    with engines_stopped():
+        asked = partial(ask, openai, COMPOUND[5], strategy="plan", budget=budget)
+        asking = asyncio.create_task(asyncio.to_thread(asked))
+        await expect(page.locator("#stopped")).to_contain_text("under way")
+    await expect(steps.first).to_be_visible(timeout=30_000)
+    with engines_stopped():
+        await expect(page.locator("#stopped")).to_contain_text("under way")
+        await expect(steps.first).to_be_visible()
+    reply = await asking
     ours = reply["longthink"]
     trace = await asyncio.to_thread(trace_of, http, reply)
     last = [step for step in told(trace, "step") if step["state"] == "ended"][-1]
-    await page.goto(service.url)
-    await page.locator("#list li").first.click()
     await expect(page.locator("#answer")).to_have_text(ours["answer"])
-    steps = page.locator(".step")
     await expect(steps.first).to_be_visible()
     await steps.filter(has_text=last["question"][:20]).last.click()
     await expect(page.locator("#scope")).to_contain_text("finished of")
