@@ -16,7 +16,7 @@ from playwright.async_api import Page, expect
 from services.app import Service
 from services.evaluation.retrace import retrace
 from tests.e2e.conftest import MODEL, Counters
-from tests.e2e.test_page import engines_stopped
+from tests.e2e.test_page import click, engines_stopped
 from workers.reference.synthetic import queries
 
 TOKENS = 2400
@@ -118,7 +118,7 @@ async def test_a_plan_is_seen_while_it_runs_and_clicked_through(
     steps = page.locator(".step")
     budget = {"completion_tokens": TOKENS, "candidates": 64}
     with engines_stopped():
-        asked = partial(ask, openai, COMPOUND[5], strategy="plan", budget=budget)
+        asked = partial(ask, openai, COMPOUND[5], strategy="plan", stop="none", budget=budget)
         asking = asyncio.create_task(asyncio.to_thread(asked))
         await expect(page.locator("#stopped")).to_contain_text("under way")
     await expect(steps.first).to_be_visible(timeout=30_000)
@@ -136,9 +136,6 @@ async def test_a_plan_is_seen_while_it_runs_and_clicked_through(
     under = f"expand:{'.'.join(map(str, last['path']))}."
     one = next(it for it in told(trace, "told") if it["id"].startswith(under) and it["candidate"])
     key = ".".join(map(str, one["candidate"]["path"]))
-    place = await page.evaluate(
-        "async key => (await import('/web/main.js')).forest.where(key)", key
-    )
-    await page.mouse.click(place["x"], place["y"])
+    await click(page, key)
     for line in one["candidate"]["text"].strip().split("\n"):
         await expect(page.locator("#detail pre").last).to_contain_text(line)
