@@ -54,12 +54,17 @@ _TOLD = {
 
 
 class Refused(LongthinkError):
-    """A request may not begin. Nothing was spent; `retry_seconds` from now there may be room."""
+    """A request may not begin. Nothing was spent; `retry_seconds` from now there may be room, and
+    until `holds_seconds` from now another like it would be refused as well.
+    """
 
-    def __init__(self, reason: Reason, retry_seconds: float = 0.0) -> None:
+    def __init__(
+        self, reason: Reason, retry_seconds: float = 0.0, holds_seconds: float = 0.0
+    ) -> None:
         super().__init__(_TOLD[reason])
         self.reason = reason
         self.retry_seconds = retry_seconds
+        self.holds_seconds = holds_seconds
 
     @property
     def own(self) -> bool:

@@ -211,6 +211,7 @@ class Edge:
             watcher=self._telemetry,
             one_pass=self._reasoner.one_pass,
             present=self._pool.present,
+            hold_seconds=settings.admission.hold_seconds,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

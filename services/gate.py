@@ -45,8 +45,8 @@ class Watcher(Protocol):
     def admitted(self, waited: float) -> None:
         """A request has begun, after so many seconds in the queue."""
 
-    def turned_away(self, reason: str) -> None:
-        """A request was refused."""
+    def turned_away(self, reason: str, times: int = 1) -> None:
+        """A request was refused, or so many were."""
 
     def load(self, waiting: int, running: float, limit: float) -> None:
         """How many requests wait, how many candidates run and may run."""
@@ -63,17 +63,20 @@ class Gate:
         one_pass: Callable[[], float | None] = lambda: None,
         present: Callable[[], float] = lambda: 1.0,
         retry_seconds: float = 1.0,
+        hold_seconds: float = 0.0,
         random: Random | None = None,
     ) -> None:
         """`one_pass` says how long one candidate takes, `present` which part of the engines is
         there; clients are sent away for at least `retry_seconds`, and half as long again at most,
-        so that they don't all come back at once.
+        so that they don't all come back at once. What is refused at once is said to hold until
+        there may be room, and for `hold_seconds` at most.
         """
         self.admission = admission
         self._watcher = watcher
         self._one_pass = one_pass
         self._present = present
         self._retry_seconds = retry_seconds
+        self._hold_seconds = hold_seconds
         self._random = random or Random()
         self._waiting: dict[Place, asyncio.Future[None]] = {}
         self._looking: asyncio.TimerHandle | None = None
@@ -95,7 +98,7 @@ class Gate:
         try:
             self.admission.check(tenant, self._now())
         except Refused as refused:
-            raise self._told(refused) from None
+            raise self._told(refused, at_once=True) from None
 
     def close(self) -> None:
         """Take nothing new, and refuse all that wait."""
@@ -128,7 +131,7 @@ class Gate:
                 self._now(), tenant, _kind(effort), effort.budget.deadline_seconds, self._one_pass()
             )
         except Refused as refused:
-            raise self._told(refused) from None
+            raise self._told(refused, at_once=True) from None
         finally:
             self._tell()
 
@@ -208,12 +211,14 @@ class Gate:
             admission = self.admission
             self._watcher.load(admission.waiting, admission.running, admission.limit)
 
-    def _told(self, refused: Refused) -> Refused:
+    def _told(self, refused: Refused, *, at_once: bool = False) -> Refused:
         """A refusal as it is told: with the time until there may be room, jittered."""
         if self._watcher is not None:
             self._watcher.turned_away(refused.reason)
-        seconds = max(self._retry_seconds, refused.retry_seconds)
-        return Refused(refused.reason, seconds * self._random.uniform(1.0, 1.5))
+        seconds = max(self._retry_seconds, refused.retry_seconds) * self._random.uniform(1.0, 1.5)
+        # Of one that has waited nothing follows for those that come now.
+        holds = min(self._hold_seconds, refused.retry_seconds) if at_once else 0.0
+        return Refused(refused.reason, seconds, holds)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -181,9 +181,9 @@ class Meters:
         self._answer_candidates.labels(strategy).observe(spent.candidates)
         self._confidence.labels(strategy).observe(confidence)
 
-    def booked(self, tenant: str, status: int, spent: Cost) -> None:
-        """A request of a tenant is over, and this much is new to its bill."""
-        self._tenants.booked(tenant, status, spent)
+    def booked(self, tenant: str, status: int, spent: Cost, times: int = 1) -> None:
+        """A request of a tenant is over, or so many are, and this much is new to its bill."""
+        self._tenants.booked(tenant, status, spent, times)
 
     # What the watch tells
 
@@ -270,14 +270,14 @@ class Tenants:
             registry=registry,
         )
 
-    def booked(self, tenant: str, status: int, spent: Cost) -> None:
+    def booked(self, tenant: str, status: int, spent: Cost, times: int) -> None:
         """See `Meters.booked`."""
         if tenant not in self._known:
             if len(self._known) >= MOST_TENANTS:
                 tenant = OTHER
             else:
                 self._known.add(tenant)
-        self._requests.labels(tenant, str(status)).inc()
+        self._requests.labels(tenant, str(status)).inc(times)
         for kind in ("prompt", "cached", "completion", "reward"):
             self._tokens.labels(tenant, kind).inc(getattr(spent, f"{kind}_tokens"))
         self._micro_usd.labels(tenant).inc(spent.micro_usd)

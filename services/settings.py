@@ -194,6 +194,10 @@ class AdmissionSettings(Section):
     """For so long after its last request, a tenant that has less of the engines than its share by
     weight finds room for one more at once, whatever the others ask; 0 keeps none."""
 
+    hold_seconds: Annotated[float, Field(ge=0, le=5)] = 0.25
+    """For so long at most, a request that is like one that was refused, and comes with the same API
+    key, is refused before anything looks at it; 0 looks at each."""
+
     memory: Positive = 64
     """Past requests, about, by which is told how long one takes and how many candidates it
     draws."""
@@ -207,7 +211,7 @@ class AdmissionSettings(Section):
 
     def rules(self, candidates: int, edges: int = 1) -> Rules:
         """These, for one of so many edges, before engines that can work on so many candidates."""
-        said = self.model_dump(exclude={"fill", "queue_requests"})
+        said = self.model_dump(exclude={"fill", "queue_requests", "hold_seconds"})
         queue = -(-self.queue_requests // edges)
         return Rules(capacity=self.fill * candidates / edges, queue_requests=queue, **said)
 

@@ -292,9 +292,9 @@ class Telemetry:
         """A request may begin, after so many seconds in the queue."""
         self._queued_seconds.observe(waited)
 
-    def turned_away(self, reason: str) -> None:
-        """A request wasn't admitted."""
-        self._turned_away.labels(reason).inc()
+    def turned_away(self, reason: str, times: int = 1) -> None:
+        """A request wasn't admitted, or so many weren't."""
+        self._turned_away.labels(reason).inc(times)
 
     def load(self, waiting: int, running: float, limit: float) -> None:
         """How many requests wait, how many candidates run and may run."""
@@ -344,6 +344,12 @@ class Telemetry:
         if code == "ledger_unavailable":
             self._ledger_refusals.inc()
         self.log.info("refused", status=status, code=code)
+
+    def repeated(self, reason: str, *, status: int, times: int, tenant: str) -> None:
+        """So many requests were refused in front of the edge, as one had been by admission."""
+        self.turned_away(reason, times)
+        self._requests.labels("", "", str(status)).inc(times)
+        self.meters.booked(tenant, status, Cost(), times)
 
     def engines_unheard(self, error: Exception) -> None:
         """A scrape has to do without the engines."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -20,11 +20,13 @@ from starlette.types import Receive
 from structlog.contextvars import bound_contextvars
 
 from planner.effort import Effort, Options
+from services.admission import Reason, Refused
 from services.api import reply as replies
 from services.api.body import read_json
 from services.api.errors import ApiError, invalid, told
 from services.api.key import HEADER, read_key
 from services.api.limits import Limits
+from services.api.repeats import REPEATED, repeated
 from services.api.schema import Ask, parse
 from services.api.standing import ratelimit
 from services.api.stream import ChunkWriter, EventStream, written_live
@@ -79,6 +81,7 @@ class ChatCompletions:
 
     async def _answer(self, request: Request, request_id: str, tenant: Tenant) -> Response:
         began = monotonic()
+        self._count(repeated(request.headers.get(REPEATED)), tenant)
         try:
             if self._meterable is not None:
                 await self._meterable()
@@ -97,6 +100,13 @@ class ChatCompletions:
         if ask.stream:
             return EventStream(turn, self._writer(turn).chunks())
         return await self._plain(turn, request.receive)
+
+    def _count(self, repeated: Mapping[str, int], tenant: Tenant) -> None:
+        """Book what was refused in front of the edge."""
+        for reason in Reason:
+            if times := repeated.get(reason, 0):
+                status = self._told(Refused(reason)).status
+                self._telemetry.repeated(reason, status=status, times=times, tenant=tenant.id)
 
     async def _start(
         self, ask: Ask, key: Key | None, request_id: str, began: float, door: Door

@@ -32,6 +32,10 @@ from services.resume import OtherQuery
 _TRACE_ID = "longthink.trace_id"
 _CLIENT_CLOSED_REQUEST = 499
 
+HOLDS = "x-longthink-holds-ms"
+"""Header of a refusal that never leaves the service (`services.api.repeats`): for so many
+milliseconds another like it would be refused as well."""
+
 DO_NOT_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
 """Asks OpenAI's clients not to send the same request again: it has spent compute already."""
 
@@ -183,7 +187,10 @@ def _not_admitted(refused: Refused | ClientLeft, retry_seconds: float) -> ApiErr
     message = f"{refused} Try again in about {math.ceil(seconds)} s."
     if refused.reason is Reason.DEADLINE:
         message += " Or allow it more time: raise longthink.budget.deadline_seconds."
-    return ApiError(status, message, code=refused.reason, headers=_about(seconds))
+    headers = _about(seconds)
+    if holds := int(refused.holds_seconds * 1000):
+        headers[HOLDS] = str(holds)
+    return ApiError(status, message, code=refused.reason, headers=headers)
 
 
 def in_vain(message: str, code: str) -> ApiError:

@@ -4,8 +4,9 @@ Serve lets a client switch off the server's timeout and the cancelling of abando
 headers, which its proxy acts upon before the application sees them; and it puts an `x-request-id`
 of its own beside the application's. Serve also answers some paths by itself, before any key is
 asked for: of those only the one by which load balancers ask whether the proxy lives is left open,
-as it says nothing but that. The proxy runs in a process of its own, and takes what stands around it
-from a function named in the environment of the process that starts Serve:
+as it says nothing but that. And where there is too much to do, most of what is refused needn't
+reach it (`services.api.repeats`). The proxy runs in a process of its own, and takes what stands
+around it from a function named in the environment of the process that starts Serve:
 
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=services.api.proxy:middlewares
 """
@@ -19,8 +20,13 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.errors import ApiError, answer
+from services.api.repeats import REPEATED, Repeats
 
-NOT_FOR_CLIENTS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
+NOT_FOR_CLIENTS = (
+    b"x-request-timeout-seconds",
+    b"x-request-disconnect-disabled",
+    REPEATED.encode(),
+)
 LIVE = "/-/healthz"
 """Serve's own path that stays open. Its others, all under `/-/`, say what runs here."""
 
@@ -30,7 +36,7 @@ _MOST_HEADER_BYTES = 32_768
 
 def middlewares() -> list[Middleware]:
     """What Serve's proxy puts around itself."""
-    return [Middleware(Guard)]
+    return [Middleware(Guard), Middleware(Repeats)]
 
 
 class Guard:

@@ -14,12 +14,14 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI
+from starlette.types import ASGIApp
 
 from planner.domain import Candidate, Cost, Finish, Outcome, Query, Stopped, Vote
 from planner.effort import Options, settle
 from services.api import Limits, build
 from services.api.auth import Find
 from services.api.lobby import Lobby
+from services.api.proxy import middlewares
 from services.api.routes import Usages
 from services.gate import Gate
 from services.idempotency import Lease
@@ -227,6 +229,15 @@ class Stage:
     usage: Usages | None = None
     gate: Gate | None = None
     lobby: Lobby = field(default_factory=Lobby)
+    proxied: bool = False
+    """Whether what stands around Ray Serve's proxy stands around it, too."""
+
+    def served(self) -> ASGIApp:
+        """The application, and what stands around it."""
+        app: ASGIApp = self.app()
+        for around in reversed(middlewares() if self.proxied else []):
+            app = around.cls(app, *around.args, **around.kwargs)
+        return app
 
     def app(self) -> FastAPI:
         """The application as it would be served."""
@@ -277,7 +288,7 @@ async def serving(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = uvicorn.Server(
-            uvicorn.Config(stage.app(), lifespan="off", log_config=None, access_log=False)
+            uvicorn.Config(stage.served(), lifespan="off", log_config=None, access_log=False)
         )
         serve = asyncio.create_task(server.serve(sockets=[listener]))
         async with (

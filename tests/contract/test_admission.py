@@ -83,6 +83,32 @@ async def test_a_request_waits_for_its_turn(stream: bool) -> None:
         assert sample(service.telemetry, "admitted_candidates") == 0
 
 
+async def test_what_is_refused_again_in_front_of_the_edge_is_counted() -> None:
+    """As long as there can't be room: what a client sees is the same, and the metrics say all."""
+    stage = queued()
+    stage.proxied = True
+    admission = Admission(Rules(capacity=1))
+    stage.gate = Gate(admission, watcher=stage.telemetry, hold_seconds=0.3)
+    admission.end(admission.ask(-10.0, LOCAL, Kind("single", 1)), 0.0, drawn=1)
+    async with serving(stage=stage) as service:
+        first, second = ask(service), ask(service)
+        await waiting(service, 1)
+        refused = [await ask(service, **deadline(5)) for _ in range(20)]
+        assert {one.status_code for one in refused} == {503}
+        assert {one.json()["error"]["code"] for one in refused} == {"deadline_unreachable"}
+        assert all("x-longthink-holds-ms" not in one.headers for one in refused)
+        told = partial(sample, service.telemetry, "admission_refusals_total")
+        assert told(reason="deadline_unreachable") < 20
+        await asyncio.sleep(0.3)
+        assert (await ask(service, **deadline(5))).status_code == 503
+        assert told(reason="deadline_unreachable") == 21
+        requests = partial(sample, service.telemetry, "requests_total", strategy="", stopped="")
+        assert requests(status="503") == 21
+        for task in (first, second):
+            (await started(service)).cancel()
+            await task
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_full_queue_refuses_at_once(stream: bool) -> None:
     """With 503, when to come back in seconds and in milliseconds, and why; streams too."""
