@@ -211,7 +211,8 @@ class Edge:
             watcher=self._telemetry,
             one_pass=self._reasoner.one_pass,
             present=self._pool.present,
-            hold_seconds=settings.admission.hold_seconds,
+            # The others may have room.
+            hold_seconds=settings.admission.hold_seconds / settings.service.replicas,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

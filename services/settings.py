@@ -194,7 +194,7 @@ class AdmissionSettings(Section):
     """For so long after its last request, a tenant that has less of the engines than its share by
     weight finds room for one more at once, whatever the others ask; 0 keeps none."""
 
-    hold_seconds: Annotated[float, Field(ge=0, le=5)] = 0.25
+    hold_seconds: Annotated[float, Field(ge=0, le=0.5)] = 0.25
     """For so long at most, a request that is like one that was refused, and comes with the same API
     key, is refused before anything looks at it; 0 looks at each."""
 

@@ -225,6 +225,11 @@ class Telemetry:
             ["reason"],
             registry=registry,
         )
+        self._repeats = Counter(
+            "longthink_repeated_refusals",
+            "Of them, those refused before Serve's proxy, as others like them had just been.",
+            registry=registry,
+        )
         self._admitted = Gauge(
             "longthink_admitted_candidates",
             "Candidates that the requests under way are expected to draw.",
@@ -348,8 +353,10 @@ class Telemetry:
     def repeated(self, reason: str, *, status: int, times: int, tenant: str) -> None:
         """So many requests were refused in front of the edge, as one had been by admission."""
         self.turned_away(reason, times)
+        self._repeats.inc(times)
         self._requests.labels("", "", str(status)).inc(times)
         self.meters.booked(tenant, status, Cost(), times)
+        self.log.info("refused before the proxy", status=status, code=reason, times=times)
 
     def engines_unheard(self, error: Exception) -> None:
         """A scrape has to do without the engines."""

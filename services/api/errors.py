@@ -161,7 +161,7 @@ def _after(seconds: float) -> dict[str, str]:
     }
 
 
-def _about(seconds: float) -> dict[str, str]:
+def about(seconds: float) -> dict[str, str]:
     """The same for what nobody knows exactly: whole seconds are rounded up or down by chance, so
     that clients that were sent away in one moment don't all come back in one.
     """
@@ -174,7 +174,7 @@ def unavailable(message: str, code: str, retry_seconds: float) -> ApiError:
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"{message} Try again shortly.",
         code=code,
-        headers=_about(retry_seconds * random.uniform(1.0, 2.0)),
+        headers=about(retry_seconds * random.uniform(1.0, 2.0)),
     )
 
 
@@ -187,7 +187,7 @@ def _not_admitted(refused: Refused | ClientLeft, retry_seconds: float) -> ApiErr
     message = f"{refused} Try again in about {math.ceil(seconds)} s."
     if refused.reason is Reason.DEADLINE:
         message += " Or allow it more time: raise longthink.budget.deadline_seconds."
-    headers = _about(seconds)
+    headers = about(seconds)
     if holds := int(refused.holds_seconds * 1000):
         headers[HOLDS] = str(holds)
     return ApiError(status, message, code=refused.reason, headers=headers)

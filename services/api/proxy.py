@@ -36,17 +36,19 @@ _MOST_HEADER_BYTES = 32_768
 
 def middlewares() -> list[Middleware]:
     """What Serve's proxy puts around itself."""
-    return [Middleware(Guard), Middleware(Repeats)]
+    return [Middleware(Guard)]
 
 
 class Guard:
     """Strips the headers by which a client would steer Serve, and leaves one request id.
 
-    What is Serve's own, or has more headers than anybody needs, never reaches it.
+    What is Serve's own, or has more headers than anybody needs, never reaches it, and what would be
+    refused doesn't (`services.api.repeats`).
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        # Here, as Serve puts the first of several innermost, and others the last.
+        self._app = Repeats(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""

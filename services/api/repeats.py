@@ -20,13 +20,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
+from random import uniform
 from secrets import token_hex
 
 from pydantic_core import from_json, to_json
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api.errors import HOLDS
+from services.api.errors import HOLDS, about
 from services.api.key import HEADER
 
 REPEATED = "x-longthink-repeated"
@@ -53,14 +55,14 @@ _BODY_SECONDS = 0.5
 _MOST_KEYS = 1024
 _MOST_KINDS = 16
 """Refusals that are held for one API key."""
-_ANSWERS_OWN = frozenset((b"x-request-id", HOLDS.encode()))
-"""The headers of a refusal that aren't said again."""
+_ANSWERS_OWN = frozenset((b"x-request-id", b"retry-after", b"retry-after-ms", HOLDS.encode()))
+"""The headers of a refusal that aren't said again as they are."""
 
 
 def repeated(said: str | None) -> Mapping[str, int]:
     """How many refusals of each code the header REPEATED tells of."""
     return {
-        code: int(count) for code, count in re.findall(r"([a-z_]+)=(\d{1,9})(?:,|$)", said or "")
+        code: int(count) for code, count in re.findall(r"([a-z_]+)=(\d{1,4})(?:,|$)", said or "")
     }
 
 
@@ -71,6 +73,7 @@ class _Refusal:
     until: float
     status: int
     headers: list[tuple[bytes, bytes]]
+    retry_seconds: float
     body: bytes
     code: str
 
@@ -82,9 +85,9 @@ class Repeats:
         """`now` counts seconds, and never goes back."""
         self._app = app
         self._now = now
-        self._held: dict[str, dict[bytes, _Refusal]] = {}
+        self._held: dict[bytes, dict[bytes, _Refusal]] = {}
         """By who asks, then by what was asked for."""
-        self._untold: dict[str, Counter[str]] = {}
+        self._untold: dict[bytes, Counter[str]] = {}
         """What was refused here and the edge doesn't know of yet, by who asked and by code."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +96,7 @@ class Repeats:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        who = headers.get("authorization", "")
+        who = _digest(headers.get("authorization", "").encode("latin-1"))
         body = _Body(receive)
         if HEADER not in headers and self._kinds(who):
             await body.look()
@@ -108,9 +111,9 @@ class Repeats:
             if kind is not None:
                 self._hold(who, kind, _refusal(self._now() + seconds, start, said))
 
-        await self._app(self._telling(scope, who), body, _Listening(send, hold))
+        await self._app(self._telling(scope, who), body, _Listening(send, hold, body.forget))
 
-    def _kinds(self, who: str) -> dict[bytes, _Refusal]:
+    def _kinds(self, who: bytes) -> dict[bytes, _Refusal]:
         """What is held for whoever asks. What is over is forgotten."""
         kinds = self._held.get(who, {})
         for kind in [it for it, refusal in kinds.items() if refusal.until <= self._now()]:
@@ -119,7 +122,7 @@ class Repeats:
             self._held.pop(who, None)
         return kinds
 
-    def _hold(self, who: str, kind: bytes, refusal: _Refusal) -> None:
+    def _hold(self, who: bytes, kind: bytes, refusal: _Refusal) -> None:
         if len(self._held) >= _MOST_KEYS:
             for other in list(self._held):
                 self._kinds(other)
@@ -129,14 +132,18 @@ class Repeats:
         if kind in kinds or len(kinds) < _MOST_KINDS:
             kinds[kind] = refusal
 
-    async def _repeat(self, who: str, refusal: _Refusal, send: Send) -> None:
-        if who in self._untold or len(self._untold) < _MOST_KEYS:
-            self._untold.setdefault(who, Counter())[refusal.code] += 1
-        headers = [*refusal.headers, (b"x-request-id", token_hex(16).encode())]
+    async def _repeat(self, who: bytes, refusal: _Refusal, send: Send) -> None:
+        if who not in self._untold and len(self._untold) >= _MOST_KEYS:
+            # Who was refused longest ago isn't likely to come back.
+            del self._untold[next(iter(self._untold))]
+        self._untold.setdefault(who, Counter())[refusal.code] += 1
+        said = {"x-request-id": token_hex(16), **about(refusal.retry_seconds * uniform(1.0, 1.5))}
+        own = [(name.encode(), value.encode()) for name, value in said.items()]
+        headers = [*refusal.headers, *own]
         await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
         await send({"type": "http.response.body", "body": refusal.body})
 
-    def _telling(self, scope: Scope, who: str) -> Scope:
+    def _telling(self, scope: Scope, who: bytes) -> Scope:
         """The request, with what the edge doesn't know yet."""
         untold = self._untold.pop(who, None)
         if untold is None:
@@ -175,8 +182,13 @@ class _Body:
         with suppress(ValueError):
             said = from_json(self._read)
             if isinstance(said, dict):
-                return to_json({it: said[it] for it in sorted(said) if it not in _NO_MATTER})
+                matters = {it: said[it] for it in sorted(said) if it not in _NO_MATTER}
+                return _digest(to_json(matters))
         return None
+
+    def forget(self) -> None:
+        """Keep nothing of it: nobody will ask."""
+        self._open, self._whole, self._read = False, False, b""
 
     async def _next(self) -> Message:
         message = await self._receive()
@@ -184,6 +196,7 @@ class _Body:
             self._read += message.get("body", b"")
             short, more = len(self._read) <= _MOST_BYTES, message.get("more_body", False)
             self._open = short and more
+            self._read = self._read if short else b""
             self._whole = short and not more and message["type"] == "http.request"
         return message
 
@@ -191,9 +204,16 @@ class _Body:
 class _Listening:
     """The response on its way to the client: hears how long a refusal holds."""
 
-    def __init__(self, send: Send, hold: Callable[[float, Message, bytes], None]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        hold: Callable[[float, Message, bytes], None],
+        other: Callable[[], None],
+    ) -> None:
+        """`hold` is called with a refusal that holds, and `other` once it is known to be none."""
         self._send = send
         self._hold = hold
+        self._other = other
         self._start: Message | None = None
         """The start of a refusal that holds."""
         self._said = b""
@@ -212,6 +232,7 @@ class _Listening:
     def _started(self, start: Message) -> Message:
         holds = Headers(raw=list(start["headers"])).get(HOLDS)
         if holds is None:
+            self._other()
             return start
         kept = [one for one in start["headers"] if one[0].lower() != HOLDS.encode()]
         self._start, self._seconds = start, int(holds) / 1000
@@ -219,7 +240,12 @@ class _Listening:
 
 
 def _refusal(until: float, start: Message, said: bytes) -> _Refusal:
-    headers = [
-        (name, value) for name, value in start["headers"] if name.lower() not in _ANSWERS_OWN
-    ]
-    return _Refusal(until, start["status"], headers, said, from_json(said)["error"]["code"])
+    headers = [one for one in start["headers"] if one[0].lower() not in _ANSWERS_OWN]
+    seconds = int(Headers(raw=list(start["headers"]))["retry-after-ms"]) / 1000
+    code = from_json(said)["error"]["code"]
+    return _Refusal(until, start["status"], headers, seconds, said, code)
+
+
+def _digest(what: bytes) -> bytes:
+    """What is kept of a key, or of what was asked for: short, and not the thing itself."""
+    return blake2b(what, digest_size=16).digest()

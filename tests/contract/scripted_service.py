@@ -235,7 +235,7 @@ class Stage:
     def served(self) -> ASGIApp:
         """The application, and what stands around it."""
         app: ASGIApp = self.app()
-        for around in reversed(middlewares() if self.proxied else []):
+        for around in middlewares() if self.proxied else []:
             app = around.cls(app, *around.args, **around.kwargs)
         return app
 

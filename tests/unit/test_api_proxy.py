@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.proxy import middlewares
+from services.api.repeats import REPEATED
 
 
 class ServesOwnId:
@@ -47,6 +48,7 @@ async def test_headers_that_steer_serve_are_stripped() -> None:
     sent = {
         "X-Request-Timeout-Seconds": "0",
         "x-request-disconnect-disabled": "?1",
+        REPEATED: "over_share=1000000",
         "x-request-id": "theirs",
     }
     async with client() as http:
