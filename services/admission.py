@@ -54,8 +54,10 @@ _TOLD = {
 
 
 class Refused(LongthinkError):
-    """A request may not begin. Nothing was spent; `retry_seconds` from now there may be room, and
-    until `holds_seconds` from now another like it would be refused as well.
+    """A request may not begin. Nothing was spent; `retry_seconds` from now there may be room.
+
+    For `holds_seconds` others like it needn't be looked at: there is as much to do then as by half
+    of the wait that this one would have had.
     """
 
     def __init__(
@@ -419,8 +421,8 @@ class Admission:
             return
         newcomer = self._wait(place.tenant, self._ahead(place, tag=self._virtual), now)
         if newcomer <= patience and len({one.tenant.id for one in self._queue}) > 1:
-            raise Refused(Reason.OVER_SHARE, wait - patience)
-        raise Refused(_late(place), wait - patience)
+            raise Refused(Reason.OVER_SHARE, wait - patience, wait / 2)
+        raise Refused(_late(place), wait - patience, wait / 2)
 
     def _wait(self, tenant: Tenant, ahead: float, now: float) -> float:
         """How long a tenant is likely to wait with so many candidates ahead of it.
@@ -468,7 +470,8 @@ class Admission:
         )
         retry = self._wait(newcomer, self._queued_width() / max(1, len(self._queue)), now)
         if most.id == newcomer.id:
-            raise Refused(Reason.OVER_SHARE if len(tenants) > 1 else Reason.QUEUE_FULL, retry)
+            why = Reason.OVER_SHARE if len(tenants) > 1 else Reason.QUEUE_FULL
+            raise Refused(why, retry, self._wait(newcomer, self._queued_width(), now) / 2)
         if not dry:
             last = max(
                 (one for one in self._queue if one.tenant.id == most.id), key=lambda it: it.turn

@@ -68,8 +68,8 @@ class Gate:
     ) -> None:
         """`one_pass` says how long one candidate takes, `present` which part of the engines is
         there; clients are sent away for at least `retry_seconds`, and half as long again at most,
-        so that they don't all come back at once. What is refused at once is said to hold until
-        there may be room, and for `hold_seconds` at most.
+        so that they don't all come back at once. What is refused at once is said to hold for
+        `hold_seconds` at most.
         """
         self.admission = admission
         self._watcher = watcher
@@ -217,7 +217,7 @@ class Gate:
             self._watcher.turned_away(refused.reason)
         seconds = max(self._retry_seconds, refused.retry_seconds) * self._random.uniform(1.0, 1.5)
         # Of one that has waited nothing follows for those that come now.
-        holds = min(self._hold_seconds, refused.retry_seconds) if at_once else 0.0
+        holds = min(self._hold_seconds, refused.holds_seconds) if at_once else 0.0
         return Refused(refused.reason, seconds, holds)
 
     def _now(self) -> float:

@@ -195,8 +195,9 @@ class AdmissionSettings(Section):
     weight finds room for one more at once, whatever the others ask; 0 keeps none."""
 
     hold_seconds: Annotated[float, Field(ge=0, le=0.5)] = 0.25
-    """For so long at most, a request that is like one that was refused, and comes with the same API
-    key, is refused before anything looks at it; 0 looks at each."""
+    """For so long at most, and half of the wait it would have had, a request that is like one that
+    was refused, and comes with the same API key, is refused before anything looks at it; 0 looks at
+    each."""
 
     memory: Positive = 64
     """Past requests, about, by which is told how long one takes and how many candidates it

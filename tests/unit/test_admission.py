@@ -493,3 +493,30 @@ def test_a_greedy_tenant_slows_no_other() -> None:
             medians.append(figures.median)
         slowed.append(medians[1] / medians[0])
     assert mean(slowed) <= 1.1
+
+
+def test_a_refusal_holds_for_half_of_the_wait() -> None:
+    """So that work still waits when the next one is looked at; not where nothing is known."""
+    asked = experienced(1, 4.0)
+    for _ in range(3):
+        asked.ask(0, LOCAL, ONE)
+    refused = refusal(asked, 0, LOCAL, deadline=6.0)
+    assert refused.reason is Reason.DEADLINE
+    assert refused.retry_seconds < 12.0
+    assert refused.holds_seconds == pytest.approx(6.0)  # three turns of 4 s are ahead of it
+    unknown = admission(1, queue_requests=1)
+    for _ in range(2):
+        unknown.ask(0, LOCAL, ONE)
+    assert refusal(unknown, 0, LOCAL).holds_seconds == 0.0
+    asked.close()
+    assert refusal(asked, 1, LOCAL).holds_seconds == 0.0
+
+
+def test_a_refusal_for_a_full_queue_holds_for_half_of_it() -> None:
+    """Whatever a request asks for, the queue is as long."""
+    asked = experienced(1, 4.0, queue_requests=2)
+    for _ in range(3):
+        asked.ask(0, LOCAL, ONE)
+    refused = refusal(asked, 0, LOCAL)
+    assert refused.reason is Reason.QUEUE_FULL
+    assert refused.holds_seconds == pytest.approx(6.0)
