@@ -81,6 +81,7 @@ async def test_a_search_is_seen_while_it_runs_and_read_when_it_is_over(
     await page.goto(service.url)
     with engines_stopped():
         asked = ask(openai_async, hard(1)[0], strategy, candidates)
+        await expect(page.locator("#question")).to_contain_text(hard(1)[0][:60])
         await expect(page.locator("#stopped")).to_contain_text("under way")
         await expect(page.locator("#list li").first).to_contain_text("under way")
     await expect(page.locator("#scope")).to_contain_text("finished of", timeout=30_000)
@@ -112,6 +113,7 @@ async def test_a_search_is_ended_from_the_page(
     await page.goto(service.url)
     with engines_stopped():
         asked = ask(openai_async, hard(2)[1], "best_of_n", 2048)
+        await expect(page.locator("#question")).to_contain_text(hard(2)[1][:60])
         await expect(page.locator("#stopped")).to_contain_text("under way")
         await page.get_by_role("button", name="End now").click()
         ours = (await asked).model_dump()["longthink"]

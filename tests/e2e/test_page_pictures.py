@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.contract import synthetic_traces
 from tests.contract.scripted_service import (
     BODY,
     CHAT,
+    Play,
     ScriptedRun,
     Service,
     Shelf,
@@ -44,6 +46,16 @@ async def service(shelf: Shelf) -> AsyncIterator[Service]:
     """A service that has these traces."""
     async with serving(until_cancelled, Stage(traces=shelf)) as running:
         yield running
+
+
+@asynccontextmanager
+async def watched(
+    page: Page, play: Play = until_cancelled, stage: Stage | None = None
+) -> AsyncIterator[Service]:
+    """A service that ends once the page has left it, which asks it for news all the time."""
+    async with serving(play, stage) as running:
+        yield running
+        await page.goto("about:blank")
 
 
 async def test_plan_step_tree_and_candidate_are_clicked_through(
@@ -236,7 +248,7 @@ async def test_a_search_grows_before_ones_eyes(page: Page) -> None:
         return run.comes_to()
 
     shelf = Shelf()
-    async with serving(course, Stage(traces=shelf)) as service:
+    async with watched(page, course, Stage(traces=shelf)) as service:
         asking = asyncio.create_task(service.http.post(CHAT, json=BODY))
         run = await started(service)
         tell(run, events[:4])
@@ -261,7 +273,7 @@ async def test_a_search_that_was_lost_says_so(page: Page) -> None:
     shelf = Shelf()
     shelf.silent_seconds = 10_000
     shelf.events["dead"] = synthetic_traces.planned(closed=False)
-    async with serving(stage=Stage(traces=shelf)) as service:
+    async with watched(page, stage=Stage(traces=shelf)) as service:
         await page.goto(f"{service.url}/#dead")
         await expect(page.locator("#stopped")).to_contain_text("has died")
         await expect(page.get_by_role("button", name="End now")).to_be_hidden()
@@ -270,7 +282,7 @@ async def test_a_search_that_was_lost_says_so(page: Page) -> None:
 async def test_before_the_first_request_the_page_says_how_to_ask(page: Page) -> None:
     """An empty service shows a command, and the first request takes its place."""
     shelf = Shelf()
-    async with serving(stage=Stage(traces=shelf)) as service:
+    async with watched(page, stage=Stage(traces=shelf)) as service:
         await page.goto(service.url)
         await expect(page.locator("#how")).to_contain_text(f"longthink ask --url {service.url}")
         shelf.silent_seconds = 60

@@ -120,6 +120,8 @@ async def test_a_plan_is_seen_while_it_runs_and_clicked_through(
     with engines_stopped():
         asked = partial(ask, openai, COMPOUND[5], strategy="plan", stop="none", budget=budget)
         asking = asyncio.create_task(asyncio.to_thread(asked))
+        # Until it is there, the page shows the request before it.
+        await expect(page.locator("#question")).to_contain_text(COMPOUND[5][:60])
         await expect(page.locator("#stopped")).to_contain_text("under way")
     await expect(steps.first).to_be_visible(timeout=30_000)
     with engines_stopped():
