@@ -36,6 +36,9 @@ from services.tenants import LOCAL
 DELIMITER = "\n"
 LATE_SECONDS = 0.25
 """What a reply may come after its deadline and still be in time."""
+_COLLECTED_AFTER = (200_000, 10, 10)
+"""The collector's thresholds meanwhile: by default it goes through what all orchestrators keep so
+often that a candidate costs more of their time the more of them are simulated in one process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,8 @@ class Service:
         self._orchestrators = own
         gc.collect()
         gc.freeze()
+        usual = gc.get_threshold()
+        gc.set_threshold(*_COLLECTED_AFTER)
         real, began = perf_counter(), process_time()
         await self._go()
         course = Course(
@@ -154,6 +159,7 @@ class Service:
             process_time() - began - self._watch.seconds,
             perf_counter() - real,
         )
+        gc.set_threshold(*usual)
         gc.unfreeze()
         return course
 
