@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from services.app import Service
 from tests.e2e.conftest import MODEL
@@ -24,14 +25,15 @@ URGENT: dict[str, Any] = {
 
 
 async def counted(http: httpx.AsyncClient) -> dict[str, float]:
-    """The metrics of the service that tell of refusals."""
-    lines = (await http.get("/metrics")).text.splitlines()
-    said = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    found = {name: float(value) for name, value in said if "longthink_" in name}
-    turned = "longthink_admission_refusals_total"
+    """How many were refused, for whatever reason, and how many of them before the proxy."""
+    families = text_string_to_metric_families((await http.get("/metrics")).text)
+    totals = {
+        family.name: sum(one.value for one in family.samples if one.name.endswith("_total"))
+        for family in families
+    }
     return {
-        "refused": sum(value for name, value in found.items() if name.startswith(turned)),
-        "repeated": found["longthink_repeated_refusals_total"],
+        "refused": totals["longthink_admission_refusals"],
+        "repeated": totals["longthink_repeated_refusals"],
     }
 
 
