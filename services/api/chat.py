@@ -101,10 +101,10 @@ class ChatCompletions:
             return EventStream(turn, self._writer(turn).chunks())
         return await self._plain(turn, request.receive)
 
-    def _count(self, repeated: Mapping[str, int], tenant: Tenant) -> None:
+    def _count(self, refused: Mapping[str, int], tenant: Tenant) -> None:
         """Book what was refused in front of the edge."""
         for reason in Reason:
-            if times := repeated.get(reason, 0):
+            if times := refused.get(reason, 0):
                 status = self._told(Refused(reason)).status
                 self._telemetry.repeated(reason, status=status, times=times, tenant=tenant.id)
 

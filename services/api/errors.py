@@ -34,7 +34,7 @@ _CLIENT_CLOSED_REQUEST = 499
 
 HOLDS = "x-longthink-holds-ms"
 """Header of a refusal that never leaves the service (`services.api.repeats`): for so many
-milliseconds another like it would be refused as well."""
+milliseconds others like it needn't be looked at."""
 
 DO_NOT_RETRY: Mapping[str, str] = MappingProxyType({"x-should-retry": "false"})
 """Asks OpenAI's clients not to send the same request again: it has spent compute already."""

@@ -2,7 +2,7 @@
 
 Where more is asked for than can be done, refusing it takes what others would have been answered
 with: a request passes the proxy, a router and the edge before it is told no. So the edge says with
-a refusal for how long it would refuse another like it (`services.gate`), and for that time, a
+a refusal for how long others like it needn't be looked at (`services.gate`), and for that time, a
 fraction of a second, whoever asks for the same with the same API key is refused here. The same is
 all of a request's options; its messages, and the like, don't matter to admission. Whoever sends an
 `Idempotency-Key` is always let through, as there may be an answer for it.

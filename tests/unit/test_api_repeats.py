@@ -27,12 +27,11 @@ KEY = {"authorization": "Bearer one"}
 
 
 class Edge:
-    """Refuses everything for as long as it is told to, and remembers what it heard."""
+    """Refuses everything, says for how long that holds, and remembers what it heard."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.holds: str | None = "250"
-        self.status = 429
         self.asked: list[dict[str, Any]] = []
         self.told: list[str | None] = []
 
@@ -43,7 +42,7 @@ class Edge:
         if self.holds is not None:
             headers[HOLDS] = self.holds
         error = {"error": {"message": "Too much.", "code": "over_share"}}
-        return JSONResponse(error, self.status, headers)
+        return JSONResponse(error, 429, headers)
 
     def client(self) -> httpx.AsyncClient:
         around = [Middleware(Repeats, now=lambda: self.now)]
