@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter, process_time
@@ -39,6 +40,20 @@ LATE_SECONDS = 0.25
 _COLLECTED_AFTER = (200_000, 10, 10)
 """The collector's thresholds meanwhile: by default it goes through what all orchestrators keep so
 often that a candidate costs more of their time the more of them are simulated in one process."""
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """While inside, the collector leaves alone what is there already, and runs seldom."""
+    usual = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED_AFTER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,23 +160,17 @@ class Service:
         self._reasoners = [self._reasoner(workers, one) for one in own]
         self._gates = [self._gate(one) for one in self._reasoners]
         self._orchestrators = own
-        gc.collect()
-        gc.freeze()
-        usual = gc.get_threshold()
-        gc.set_threshold(*_COLLECTED_AFTER)
-        real, began = perf_counter(), process_time()
-        await self._go()
-        course = Course(
-            tuple(self._asked),
-            workers,
-            own,
-            asyncio.get_running_loop().time(),
-            process_time() - began - self._watch.seconds,
-            perf_counter() - real,
-        )
-        gc.set_threshold(*usual)
-        gc.unfreeze()
-        return course
+        with _seldom_collected():
+            real, began = perf_counter(), process_time()
+            await self._go()
+            return Course(
+                tuple(self._asked),
+                workers,
+                own,
+                asyncio.get_running_loop().time(),
+                process_time() - began - self._watch.seconds,
+                perf_counter() - real,
+            )
 
     def _reasoner(self, workers: Workers, orchestrator: Orchestrator) -> Reasoner:
         return Reasoner(
