@@ -191,6 +191,7 @@ class Edge:
             Manner(
                 prices=settings.price_table(),
                 step_delimiter=settings.generator.step_delimiter,
+                doubts=settings.generator.doubts,
                 aggregate=settings.reward.aggregate,
                 lease_seconds=settings.redis.lease_seconds,
             ),

@@ -168,6 +168,7 @@ class Reasoner:
             "prompt": prompt_tokens,
             "draft": self._draft(context),
             "timed": due is not None,
+            "doubts": self._manner.doubts,
             "outlook": await self._outlook(effort),
         }
         strategy = begin(query, effort, **known)

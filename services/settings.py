@@ -341,9 +341,13 @@ class GeneratorSettings(EngineSettings):
     """What ends a step of a solution: a newline in the reference model's writing, a blank line in
     most others'."""
 
+    doubts: bool = False
+    """Whether a step of a plan is also told how sure the answers are that it builds on. The
+    reference model was never shown such figures, and takes them for numbers of the question."""
+
     def options(self) -> GeneratorOptions:
         """What the workers are told."""
-        said = self.model_dump(exclude={"model", "served_name", "step_delimiter"})
+        said = self.model_dump(exclude={"model", "served_name", "step_delimiter", "doubts"})
         return GeneratorOptions(model=self.location, served_name=self.name, **said)
 
 

@@ -167,6 +167,7 @@ def begin(
     prompt: int | None = None,
     draft: int | None = None,
     timed: bool = False,
+    doubts: bool = False,
     outlook: Mapping[str, Any] | None = None,
 ) -> Search:
     """A new search of `query` with this effort.
@@ -191,6 +192,7 @@ def begin(
         draft=draft,
         timed=timed,
         strict=effort.budget.candidates is not None,
+        doubts=doubts,
         outlook=Outlook.read(outlook),
     )
     return search(effort.strategy, setup)

@@ -23,6 +23,11 @@ class Answered:
     def answer(self) -> str | None:
         return self.outcome.answer
 
+    def told(self, *, doubts: bool) -> str:
+        """The answer for whatever builds on it; with `doubts` also how sure it is."""
+        answer = self.answer or ""
+        return f"{answer} ({self.outcome.confidence:.0%} sure)" if doubts else answer
+
 
 @dataclass(slots=True)
 class Attempt:

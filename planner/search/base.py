@@ -32,7 +32,8 @@ class Setup:
     is likely to take, once the service has seen any. `timed` says whether there is a deadline.
     `trial` says whether it is one of several ways that are tried: where it doesn't suit the
     question, it ends for little, without going another way. Without `strict`, nobody has set
-    `candidates` as a limit: it says how much to think, in samples of the whole question. `outlook`
+    `candidates` as a limit: it says how much to think, in samples of the whole question. `doubts`
+    says whether whatever builds on an answer found before is also told how sure that is. `outlook`
     is what past requests have found of what more compute is worth.
     """
 
@@ -52,6 +53,7 @@ class Setup:
     timed: bool = False
     trial: bool = False
     strict: bool = True
+    doubts: bool = False
     outlook: Outlook = field(default_factory=Outlook)
 
 

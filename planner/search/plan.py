@@ -282,6 +282,10 @@ class PlanSearch(Outer):
         query = self._asking
         given = tuple(one for one in query.messages if one.role == "system")
         told = self._told_before(attempt, step)
+        if self.setup.doubts:
+            before = [attempt.answered[need] for need in step.needs]
+            facts = [(one.question, one.told(doubts=True)) for one in before]
+            question = known_question(question, facts)
         return replace(
             query,
             messages=(*given, *told, Message("user", question)),
@@ -383,7 +387,7 @@ class PlanSearch(Outer):
     def _last_pass(self, why: str) -> None:
         """Answer the question from what its steps have found; in one pass, if time is short."""
         facts = [
-            (one.question, one.answer)
+            (one.question, one.told(doubts=self.setup.doubts))
             for attempt in self._attempts[-1:]
             for one in attempt.answered.values()
             if one.answer is not None

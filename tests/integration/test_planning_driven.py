@@ -57,6 +57,34 @@ async def test_a_plan_is_followed_to_its_answer(redis_client: Redis) -> None:
     assert reply.spent.prompt_tokens + reply.spent.reward_tokens == prompt
 
 
+@pytest.mark.parametrize("strategy", ["plan", "least_to_most"])
+async def test_steps_are_told_how_sure_their_answers_are(
+    redis_client: Redis, strategy: str
+) -> None:
+    """Where the profile says so: as sure as the trace says that they came out."""
+    last = "Anna has 7 and Ben 11. How many have both?"
+    asked = []
+
+    def script(call: Generate) -> Script:
+        asked.append(bytes(call.prompt_ids).decode())
+        question = asked[-1].partition("\n\nWhat is known:")[0]
+        return solve(replace(call, prompt_ids=tuple(question.encode())))
+
+    options = Options(strategy=strategy, budget=Budget(candidates=24))
+    for doubts in (False, True):
+        asked.clear()
+        manner = Manner(prices=PRICES, step_delimiter="\n", late_seconds=1.0, doubts=doubts)
+        bench = Bench(redis_client, FakePool(script), manner=manner)
+        reply, events = await bench.ask(options, QUERY)
+        assert reply.outcome.answer == "18"
+        assert events_of(events, Kind.STEP, state="begun")[-1]["question"] == last
+        before = events_of(events, Kind.STEP, state="ended")[:2]
+        told = [f"{one['answer']} ({one['confidence']:.0%} sure)" for one in before]
+        prompts = [it for it in asked if f"<user>{last}" in it]
+        assert prompts
+        assert all(all(one in it for one in told) == doubts for it in prompts)
+
+
 async def test_each_step_is_a_budget_under_the_requests(redis_client: Redis) -> None:
     """All that steps spent is in the ledger's children, and with the plans it is what was spent."""
     bench = Bench(redis_client, FakePool(solve))
@@ -128,7 +156,9 @@ async def test_no_plan_overspends_whatever_fails(redis_client: Redis, seed: int)
         return replace(made, text=made.text[: dice.randint(1, 200)]) if fate > 0.9 else made
 
     strategy = dice.choice(["plan", "plan(beam)", "plan(majority@beta:0.9)"])
-    bench = Bench(redis_client, FakePool(script))
+    # However busy the machine is, the reply waits until every call has said what it cost.
+    manner = Manner(prices=PRICES, step_delimiter="\n", settle_seconds=30, late_seconds=30)
+    bench = Bench(redis_client, FakePool(script), manner=manner)
     options = Options(strategy=strategy, selector="weighted", budget=budget)
     reply, events = await bench.ask(options, QUERY)
     account = await bench.ledger.account(reply.trace_id)
