@@ -56,8 +56,9 @@ class _Book:
         )
 
 
-Books: TypeAlias = dict[str, _Book]
-"""What a ledger is kept in; several may share it, as processes share one Redis."""
+Books: TypeAlias = dict[str, dict[str, _Book]]
+"""What a ledger is kept in: of each request its budgets, by name. Several ledgers may share it, as
+processes share one Redis."""
 
 
 class MemoryLedger:
@@ -75,10 +76,10 @@ class MemoryLedger:
         """See `services.budget.RedisLedger.open`."""
         await self._wait()
         _check_name(budget)
-        if parent is not None and parent.partition("/")[0] != budget.partition("/")[0]:
+        if parent is not None and _request(parent) != _request(budget):
             raise ValueError(f"Budget {budget!r} and its parent {parent!r} differ in the request.")
         above = None if parent is None else self._enter(parent)
-        book = self._books.get(budget)
+        book = self._find(budget)
         if book is None:
             book = _Book(budget, above, limits, _limits(limits))
             if above is not None:
@@ -93,7 +94,7 @@ class MemoryLedger:
             self._enter(budget)
         if above is not None and book.state == "lapsed":
             self._set_aside(book, above)
-        self._books[budget] = book
+        self._books.setdefault(_request(budget), {})[budget] = book
         return book.account()
 
     async def hold(self, budget: str, holds: tuple[Hold, ...]) -> tuple[tuple[bool, ...], Account]:
@@ -164,8 +165,9 @@ class MemoryLedger:
     def forget(self, request: str) -> None:
         """Drop a request's budget and all under it, as Redis does when their time is over."""
         self._books.pop(request, None)
-        for name in [name for name in self._books if name.startswith(request + "/")]:
-            del self._books[name]
+
+    def _find(self, name: str) -> _Book | None:
+        return self._books.get(_request(name), {}).get(name)
 
     async def _wait(self) -> None:
         if self._seconds:
@@ -173,7 +175,7 @@ class MemoryLedger:
 
     def _enter(self, name: str) -> _Book:
         """The budget, with all that ran out taken back from its root down to it."""
-        book = self._books.get(name)
+        book = self._find(name)
         if book is None:
             _check_name(name)
             raise UnknownBudget(f"Budget {name!r} was never opened: open it first.")
@@ -190,7 +192,7 @@ class MemoryLedger:
 
     def _lapse(self, book: _Book, op: str) -> None:
         """Take back what `op` holds; a child is ended, which charges what it had spent."""
-        child = self._books.get(op.removeprefix(_CHILD)) if op.startswith(_CHILD) else None
+        child = self._find(op.removeprefix(_CHILD)) if op.startswith(_CHILD) else None
         if child is not None:
             self._settle(child, "lapsed")
         else:
@@ -250,6 +252,11 @@ def _check_name(name: str) -> None:
 def _check_op(op: str) -> None:
     if op.startswith(_CHILD):
         raise ValueError(f"Operations named {_CHILD}... belong to the ledger: {op!r}.")
+
+
+def _request(budget: str) -> str:
+    """The request that a budget is of: the first part of its name."""
+    return budget.partition("/")[0]
 
 
 def _upwards(book: _Book) -> Iterator[_Book]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter, process_time
@@ -37,23 +35,6 @@ from services.tenants import LOCAL
 DELIMITER = "\n"
 LATE_SECONDS = 0.25
 """What a reply may come after its deadline and still be in time."""
-_COLLECTED_AFTER = (200_000, 10, 10)
-"""The collector's thresholds meanwhile: by default it goes through what all orchestrators keep so
-often that a candidate costs more of their time the more of them are simulated in one process."""
-
-
-@contextmanager
-def _seldom_collected() -> Iterator[None]:
-    """While inside, the collector leaves alone what is there already, and runs seldom."""
-    usual = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECTED_AFTER)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
-        gc.unfreeze()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +112,22 @@ def simulate(model: Model, site: Site, load: Load, ways: Ways | None = None) -> 
 class Service:
     """One simulation."""
 
-    def __init__(self, model: Model, site: Site, load: Load, ways: Ways | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        site: Site,
+        load: Load,
+        ways: Ways | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """`watch` counts what simulating takes; several on one clock have to share it."""
         self._ways = ways or Ways()
         self._model = model
         self._site = site
         self._load = load
         self._dice = random.Random(load.seed)
         self._asked: list[Asked] = []
-        self._watch = Watch()
+        self._watch = watch or Watch()
         self._serials = count()
 
     async def run(self) -> Course:
@@ -160,7 +149,7 @@ class Service:
         self._reasoners = [self._reasoner(workers, one) for one in own]
         self._gates = [self._gate(one) for one in self._reasoners]
         self._orchestrators = own
-        with _seldom_collected():
+        with self._watch.collecting():
             real, began = perf_counter(), process_time()
             await self._go()
             return Course(
