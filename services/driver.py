@@ -78,10 +78,10 @@ _News: TypeAlias = (
 class Manner:
     """How searches are driven, the same for all requests of a profile.
 
-    `step_delimiter` ends a step; `aggregate` names how step scores become one; with `doubts`, what
-    builds on an answer is told how sure that is; `max_in_flight` bounds the calls of one request at
-    a time, and `first_wave` those that a request with a deadline begins with; `lease_seconds` is
-    that of the ledger;
+    `step_delimiter` ends a step; `aggregate` names how step scores become one; with `doubts`, a
+    step of a plan is told how sure the answers are that it builds on; `max_in_flight` bounds the
+    calls of one request at a time, and `first_wave` those that a request with a deadline begins
+    with; `lease_seconds` is that of the ledger;
     `settle_seconds` is how long a reply waits for the true cost of what was cancelled, and
     `late_seconds` how long that is awaited after the reply; what the ledger couldn't be told by
     then, as Redis was away, is kept for `owed_seconds`; `progress_seconds` lie at least between

@@ -121,11 +121,19 @@ def read_plan(text: str, question: str) -> Plan | None:
     return Plan(tuple(steps), tuple(notes))
 
 
+_KNOWN = "\n\nWhat is known:\n"
+
+
 def known_question(question: str, facts: Sequence[tuple[str, str]]) -> str:
     """The question with what is known already: other questions, each with its answer."""
     if not facts:
         return question
-    return "\n".join((question, "", "What is known:", *(f"- {q} {a}" for q, a in facts)))
+    return question + _KNOWN + "\n".join(f"- {q} {a}" for q, a in facts)
+
+
+def bare_question(question: str) -> str:
+    """The question without what is known already."""
+    return question.partition(_KNOWN)[0]
 
 
 def faithfulness(plan: Plan, question: str) -> float:

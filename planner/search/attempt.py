@@ -24,9 +24,11 @@ class Answered:
         return self.outcome.answer
 
     def told(self, *, doubts: bool) -> str:
-        """The answer for whatever builds on it; with `doubts` also how sure it is."""
+        """The answer for a step that builds on it; with `doubts` also how sure it is, to a tenth:
+        a little more or less of that makes no other question of it.
+        """
         answer = self.answer or ""
-        return f"{answer} ({self.outcome.confidence:.0%} sure)" if doubts else answer
+        return f"{answer} ({round(self.outcome.confidence, 1):.0%} sure)" if doubts else answer
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class Attempt:
     """Those of its steps that run, and all that ever did."""
     asked: dict[str, str] = field(default_factory=dict)
     """The question of each step that was begun, with the answers put in."""
+    told: dict[str, str] = field(default_factory=dict)
+    """The same as it was put to the model."""
     allotted: dict[str, int] = field(default_factory=dict)
     """The candidates that each of them may take."""
     answered: dict[str, Answered] = field(default_factory=dict)

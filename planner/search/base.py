@@ -33,7 +33,7 @@ class Setup:
     `trial` says whether it is one of several ways that are tried: where it doesn't suit the
     question, it ends for little, without going another way. Without `strict`, nobody has set
     `candidates` as a limit: it says how much to think, in samples of the whole question. `doubts`
-    says whether whatever builds on an answer found before is also told how sure that is. `outlook`
+    says whether a step of a plan is also told how sure the answers are that it builds on. `outlook`
     is what past requests have found of what more compute is worth.
     """
 

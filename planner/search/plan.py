@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
-from planner.decompose.plan import Plan, Step, known_question
+from planner.decompose.plan import Plan, Step, bare_question, known_question
 from planner.decompose.shares import divide, weight
 from planner.domain import (
     Candidate,
@@ -161,7 +161,11 @@ class PlanSearch(Outer):
         self._drafting.add(result)
         if self._drafting.pending or self._hurried:
             return
-        self._drafting.judge(self._question(), self._candidates_left())
+        question = self._question()
+        if self.setup.doubts:
+            # How sure a step's answers are, around this plan, isn't for the plan to keep to.
+            question = bare_question(question)
+        self._drafting.judge(question, self._candidates_left())
         if self._drafting.plans:
             self._attempt()
         elif not self._drafting.pending:
@@ -282,16 +286,22 @@ class PlanSearch(Outer):
         query = self._asking
         given = tuple(one for one in query.messages if one.role == "system")
         told = self._told_before(attempt, step)
-        if self.setup.doubts:
-            before = [attempt.answered[need] for need in step.needs]
-            facts = [(one.question, one.told(doubts=True)) for one in before]
-            question = known_question(question, facts)
+        attempt.told[step.id] = self._doubted(attempt, step, question)
         return replace(
             query,
-            messages=(*given, *told, Message("user", question)),
+            messages=(*given, *told, Message("user", attempt.told[step.id])),
             seed=derive_seed(query.seed, path),
             code=query.code if step is attempt.plan.last else None,
         )
+
+    def _doubted(self, attempt: Attempt, step: Step, question: str) -> str:
+        """A step's question as it is put: where that is wanted, with how sure its answers are."""
+        if not self.setup.doubts:
+            return question
+        before = [attempt.answered[need] for need in step.needs]
+        if bare_question(question) != question:
+            return step.fill({one.step.id: one.told(doubts=True) for one in before})
+        return known_question(question, [(one.question, one.told(doubts=True)) for one in before])
 
     def _told_before(self, attempt: Attempt, step: Step) -> Sequence[Message]:
         """What stands in the conversation before a step's question: nothing."""

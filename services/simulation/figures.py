@@ -34,7 +34,8 @@ class Figures:
     `offered`, `throughput` and `goodput` are requests a second: that came, that were replied to,
     and that got an answer in time. `busy` are the parts of the time in which engines and
     orchestrators were busy. `own_ms` is the CPU time of planner and driver a candidate, measured
-    while this was simulated, and `real_seconds` what simulating took.
+    while this was simulated, without that of Python's collector, and `real_seconds` what simulating
+    took.
     """
 
     workers: int

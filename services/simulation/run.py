@@ -120,7 +120,9 @@ class Service:
         ways: Ways | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """`watch` counts what simulating takes; several on one clock have to share it."""
+        """`watch` counts what simulating takes. Several on one clock have to share it, and what
+        each says of its own time is then that of all.
+        """
         self._ways = ways or Ways()
         self._model = model
         self._site = site
@@ -132,6 +134,22 @@ class Service:
 
     async def run(self) -> Course:
         """See it through, from the first request to the last reply."""
+        with self._watch.simulating():
+            workers = self._set_up()
+        with self._watch.collecting():
+            real, began, beside = perf_counter(), process_time(), self._watch.seconds
+            await self._go()
+            return Course(
+                tuple(self._asked),
+                workers,
+                self._orchestrators,
+                asyncio.get_running_loop().time(),
+                process_time() - began - (self._watch.seconds - beside),
+                perf_counter() - real,
+            )
+
+    def _set_up(self) -> Workers:
+        """The workers, and the orchestrators that share them."""
         model, site = self._model, self._site
         cores = None if site.cores is None else Cores(site.cores)
         workers = Workers(
@@ -143,23 +161,12 @@ class Service:
             watch=self._watch,
         )
         wanted = model.orchestrator.cores
-        own = tuple(Orchestrator(cores, wanted) for _ in range(site.orchestrators))
+        self._orchestrators = tuple(Orchestrator(cores, wanted) for _ in range(site.orchestrators))
         books: Books = {}
         self._ledger = MemoryLedger(books, lease_seconds=30, seconds=model.ledger_seconds)
-        self._reasoners = [self._reasoner(workers, one) for one in own]
+        self._reasoners = [self._reasoner(workers, one) for one in self._orchestrators]
         self._gates = [self._gate(one) for one in self._reasoners]
-        self._orchestrators = own
-        with self._watch.collecting():
-            real, began = perf_counter(), process_time()
-            await self._go()
-            return Course(
-                tuple(self._asked),
-                workers,
-                own,
-                asyncio.get_running_loop().time(),
-                process_time() - began - self._watch.seconds,
-                perf_counter() - real,
-            )
+        return workers
 
     def _reasoner(self, workers: Workers, orchestrator: Orchestrator) -> Reasoner:
         return Reasoner(

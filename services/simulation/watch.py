@@ -20,6 +20,8 @@ class Watch:
         self.seconds = 0.0
         self._deep = 0
         self._began = 0.0
+        self._collecting = 0
+        self._usual = gc.get_threshold()
 
     def simulating(self) -> Self:
         """What runs inside is the simulation, not what is simulated."""
@@ -39,19 +41,23 @@ class Watch:
     def collecting(self) -> Iterator[None]:
         """While inside, Python's collector of garbage runs seldom, leaves alone what is there
         already, and counts as the simulation: what it takes hangs on what all orchestrators keep,
-        which have a process each where they are real.
+        which have a process each where they are real. Several may be inside at once.
         """
-        usual = gc.get_threshold()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_COLLECTED_AFTER)
-        gc.callbacks.append(self._collects)
+        self._collecting += 1
+        if self._collecting == 1:
+            self._usual = gc.get_threshold()
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*_COLLECTED_AFTER)
+            gc.callbacks.append(self._collects)
         try:
             yield
         finally:
-            gc.callbacks.remove(self._collects)
-            gc.set_threshold(*usual)
-            gc.unfreeze()
+            self._collecting -= 1
+            if not self._collecting:
+                gc.callbacks.remove(self._collects)
+                gc.set_threshold(*self._usual)
+                gc.unfreeze()
 
     def _collects(self, phase: str, _: Mapping[str, Any]) -> None:
         if phase == "start":

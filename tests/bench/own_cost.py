@@ -4,9 +4,10 @@
 
 Each site's admission, planner and driver run on the simulator's clock at nine tenths of what its
 workers can take, N sites of one worker beside one another in one process, or one site of N: as much
-is asked, kept and awaited either way, so that caches and the collector cost both the same, and what
-differs hangs on the size of a site alone. They take turns. Prints one JSON object a line: the CPU
-milliseconds a candidate either way, and the ratio of the two, the median of the rounds' ratios.
+is asked, kept and awaited either way, so that caches cost both about the same, and what differs
+hangs on the size of a site: on how many workers an orchestrator chooses from, say. They take turns.
+Prints one JSON object: the CPU milliseconds a candidate either way, and the ratio of the two, the
+median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -70,6 +72,7 @@ def cost(model: Model, needed: Need, load: Load, ways: Ways, workers: int, sites
         requests=REQUESTS,
     )
     ((site, asked),) = sweep.points(load, needed)
+    random.seed(asked.seed)  # for those who draw without a generator of their own
     watch = Watch()
     began = process_time()
     courses = clock.run(_side_by_side(model, site, asked, ways, watch, sites))

@@ -8,6 +8,10 @@ the service shares the cores of this machine, and so do the simulated parts: as 
 found to have when all of them are busy, since two that are threads of one are hardly more than one.
 Prints a table and ends with 1 if throughput or median latency is off by more than --allowed.
 
+Every request asks a hard question and takes eight samples, which are graded and vote. What `auto`
+takes instead hangs on what it has learned so far, and differs from one minute to the next by more
+than what is to be shown here; so does the median where most questions are easy and some are hard.
+
 Whatever else the machine does between the measuring and the asking makes the two differ: it says
 how fast a loop of Python ran meanwhile, against its best.
 """
@@ -41,7 +45,17 @@ from services.simulation.model import Model
 from services.simulation.processes import cpu_seconds
 from services.simulation.run import Load, Site, simulate
 
-SPLITS = ("easy", "hard")
+SPLIT = "hard"
+EFFORT = "low"
+SETTINGS = tuple(
+    f"efforts.{EFFORT}.{name}={value}"
+    for name, value in (
+        ("strategy", '"majority"'),
+        ("selector", '"weighted"'),
+        ("stop", '"none"'),
+        ("candidates", "8"),
+    )
+)
 QUESTIONS = 24
 TIMES = 5
 """How often the same load is simulated, each time by other chances."""
@@ -105,7 +119,7 @@ def _work(count: int) -> float:
 
 
 async def real(
-    client: Client, asked: Sequence[Asked], users: int, seconds: float, effort: str
+    client: Client, asked: Sequence[Asked], users: int, seconds: float
 ) -> tuple[float, float, float]:
     """Requests a second, median seconds and mean tokens of users who ask one after another."""
     model = await client.model()
@@ -123,7 +137,7 @@ async def real(
                     "model": model,
                     "messages": [{"role": "user", "content": next(order).text}],
                     "seed": dice.randrange(1 << 40),
-                    "reasoning_effort": effort,
+                    "reasoning_effort": EFFORT,
                 }
             )
             took.append((now, time.perf_counter() - began))
@@ -153,28 +167,27 @@ async def measured(url: str, engines: Engines, rounds: int) -> Model:
 
 
 async def compared(
-    url: str, model: Model, replicas: int, users: Sequence[int], seconds: float, effort: str
+    url: str, model: Model, replicas: int, users: Sequence[int], seconds: float
 ) -> list[Row]:
     """A row for each number of users."""
     machine, rows = Machine(), []
-    asked = [one for split in SPLITS for one in synthetic(split, QUESTIONS, SEED)]
+    asked = synthetic(SPLIT, QUESTIONS, SEED)
     async with Client(url) as client:
         for together in users:
             before = machine.slowed()
-            there = await real(client, asked, together, seconds, effort)
+            there = await real(client, asked, together, seconds)
             load = Load(
-                questions=model.of(",".join(SPLITS)),
-                efforts=(effort,),
+                questions=model.of(SPLIT),
+                efforts=(EFFORT,),
                 seconds=seconds,
                 users=together,
                 repeated=True,
             )
             site = Site(workers=replicas, rewards=1, cores=machine.cores)
-            # No longer than the real one, as both learn from what they answered, but more often.
             # It has a loop of its own.
             here = [
                 await asyncio.to_thread(
-                    simulate, model, site, replace(load, seed=seed), ways_of(None, ())
+                    simulate, model, site, replace(load, seed=seed), ways_of(None, SETTINGS)
                 )
                 for seed in range(TIMES)
             ]
@@ -196,7 +209,6 @@ def side_by_side(
     users: Sequence[int],
     seconds: float,
     *,
-    effort: str = "low",
     rounds: int = 2,
 ) -> tuple[list[Row], Model]:
     """A row for each number of replicas and of users; and the model, measured on the first."""
@@ -204,10 +216,10 @@ def side_by_side(
     model: Model | None = None
     rows: list[Row] = []
     for count in replicas:
-        with service(None, None, [f"generator.replicas={count}"], told) as url:
+        with service(None, None, [*SETTINGS, f"generator.replicas={count}"], told) as url:
             if model is None:
                 model = asyncio.run(measured(url, Engines(delimiter="\n"), rounds))
-            rows += asyncio.run(compared(url, model, count, users, seconds, effort))
+            rows += asyncio.run(compared(url, model, count, users, seconds))
     assert model is not None, "at least one replica"
     return rows, model
 
@@ -237,7 +249,6 @@ def main() -> None:
     parser.add_argument("--replicas", default="1,2", metavar="N,N")
     parser.add_argument("--users", default="1,4,12", metavar="N,N")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--effort", default="low")
     parser.add_argument("--rounds", type=int, default=2, help="how often batches are measured")
     parser.add_argument("--allowed", type=float, default=0.15)
     parser.add_argument("--keep", type=Path, help="where the measured model is written")
@@ -245,9 +256,7 @@ def main() -> None:
     replicas, users = (
         tuple(map(int, said.split(","))) for said in (arguments.replicas, arguments.users)
     )
-    rows, model = side_by_side(
-        replicas, users, arguments.seconds, effort=arguments.effort, rounds=arguments.rounds
-    )
+    rows, model = side_by_side(replicas, users, arguments.seconds, rounds=arguments.rounds)
     if arguments.keep is not None:
         model.save(arguments.keep)
     Console(width=120).print(table(rows, arguments.allowed))

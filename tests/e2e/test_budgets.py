@@ -35,12 +35,17 @@ def ask(question: str, **said: Any) -> dict[str, Any]:
     }
 
 
+PATIENCE_SECONDS = 240
+"""How long a request may be refused as out of time: longer than all the others take together."""
+
+
 async def insist(client: AsyncOpenAI, asked: dict[str, Any]) -> ChatCompletion:
     """Ask, and again whenever it is told to, for as long as a deadline is too near.
 
     That ends at the latest when the others are done: whoever asks alone is never told to wait.
     """
-    while True:
+    began = time.monotonic()
+    while time.monotonic() - began < PATIENCE_SECONDS:
         try:
             reply: ChatCompletion = await client.chat.completions.create(**asked)
             return reply
@@ -49,6 +54,7 @@ async def insist(client: AsyncOpenAI, asked: dict[str, Any]) -> ChatCompletion:
                 raise
             assert "deadline_seconds" in asked["extra_body"]["longthink"]["budget"]
             await asyncio.sleep(float(refused.response.headers["retry-after"]))
+    raise AssertionError(f"Refused for {PATIENCE_SECONDS} s: {asked}")
 
 
 async def test_no_budget_is_overspent(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from planner.decompose.plan import known_question
 from planner.domain import Candidate, Cost, Expand, Finish, Message, Query, Result
 from planner.search import Search, Setup, search
 from planner.search.drafting import DRAFTS, FIRST_DRAFTS
@@ -63,6 +64,16 @@ def test_a_plan_of_another_question_is_not_followed() -> None:
     under = search("plan", SETUP)
     assert asked(draft(under, [FOREIGN] * DRAFTS)) == {""}
     assert any("None of 8 plans is one of the question" in note for note in under.best().notes)
+
+
+def test_how_sure_answers_are_is_not_for_a_plan_to_keep_to() -> None:
+    """Of a step that is planned in turn, only the question is what the plan has to be one of."""
+    known = known_question(QUESTION, [("Dora had 88 cats, and 9 left. How many?", "79 (70% sure)")])
+    setup = replace(SETUP, query=Query((Message("user", known),), seed=1))
+    first = "Anna has 3 pens and buys 4. How many has Anna?"
+    for doubts, questions in ((True, {first}), (False, {""})):
+        under = search("plan", replace(setup, doubts=doubts))
+        assert asked(draft(under, [FAITHFUL] * DRAFTS)) == questions
 
 
 def test_a_trial_ends_after_a_few_plans_that_show_no_promise() -> None:
