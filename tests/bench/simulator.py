@@ -12,8 +12,9 @@ Every request asks a hard question and takes eight samples, which are graded and
 takes instead hangs on what it has learned so far, and differs from one minute to the next by more
 than what is to be shown here; so does the median where most questions are easy and some are hard.
 
-Whatever else the machine does between the measuring and the asking makes the two differ: it says
-how fast a loop of Python ran meanwhile, against its best.
+A virtual machine runs faster at one time and slower at another. So the same few requests of one
+candidate are sent alone right after the measuring, and before and after each load, and what was
+measured is taken for as much faster or slower as they were; the table says how much that is.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from services.evaluation.questions import Question as Asked
 from services.evaluation.questions import synthetic
 from services.simulation.explaining import Engines, fitted, misfit
 from services.simulation.fit import SEED, Fitter
-from services.simulation.model import Model
+from services.simulation.model import EngineModel, Model
 from services.simulation.processes import cpu_seconds
 from services.simulation.run import Load, Site, simulate
 
@@ -58,7 +59,10 @@ SETTINGS = tuple(
 )
 QUESTIONS = 24
 TIMES = 5
-"""How often the same load is simulated, each time by other chances."""
+"""How often the same load is simulated, each time by other chances; and how often the pace is
+taken, of which the median counts."""
+PACED = 4
+"""The requests that say at which pace the machine is."""
 
 _LOOP = """\
 import time
@@ -78,7 +82,8 @@ class Row:
     throughput: tuple[float, float]
     p50: tuple[float, float]
     tokens: tuple[float, float]
-    slowed: float
+    pace: float
+    """What everything took, as a part of what it did when it was measured."""
 
     @property
     def off(self) -> float:
@@ -87,26 +92,11 @@ class Row:
         return max(abs(simulated / real - 1) for real, simulated in pairs)
 
 
-class Machine:
-    """How much slower this process runs than it could: others use the cores, too.
-
-    `cores` is how many times the work of one all of them do together.
-    """
-
-    def __init__(self) -> None:
-        self._best = min(self._loop() for _ in range(20))
-        all_of_them = len(os.sched_getaffinity(0))
-        alone, together = (max(_work(it) for _ in range(3)) for it in (1, all_of_them))
-        self.cores = min(float(all_of_them), together / alone)
-
-    def slowed(self) -> float:
-        """The present time of a loop, as a multiple of its best."""
-        return statistics.median(self._loop() for _ in range(20)) / self._best
-
-    def _loop(self) -> float:
-        began = time.perf_counter()
-        sum(range(100_000))
-        return time.perf_counter() - began
+def cores() -> float:
+    """How many times the work of one core all of them do together."""
+    all_of_them = len(os.sched_getaffinity(0))
+    alone, together = (max(_work(it) for _ in range(3)) for it in (1, all_of_them))
+    return min(float(all_of_them), together / alone)
 
 
 def _work(count: int) -> float:
@@ -116,6 +106,56 @@ def _work(count: int) -> float:
         for _ in range(count)
     ]
     return sum(1 / float(loop.communicate()[0]) for loop in loops)
+
+
+async def pace(client: Client) -> float:
+    """The seconds that a few requests of one candidate take, one after another; always the same."""
+    model = await client.model()
+    asked = synthetic(SPLIT, PACED, SEED + 1)
+    took = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        for question in asked:
+            await client.chat(
+                {
+                    "model": model,
+                    "messages": [{"role": "user", "content": question.text}],
+                    "seed": SEED,
+                    "reasoning_effort": "none",
+                }
+            )
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+def at_pace(model: Model, factor: float) -> Model:
+    """The model of the same workers on a machine on which all takes so many times as long."""
+
+    def slowed(engine: EngineModel) -> EngineModel:
+        return replace(
+            engine,
+            step_seconds=factor * engine.step_seconds,
+            sequence_seconds=factor * engine.sequence_seconds,
+            prompt_token_seconds=factor * engine.prompt_token_seconds,
+            kv_token_seconds=factor * engine.kv_token_seconds,
+            call_seconds=factor * engine.call_seconds,
+            batch_seconds=factor * engine.batch_seconds,
+        )
+
+    own = model.orchestrator
+    return replace(
+        model,
+        generator=slowed(model.generator),
+        reward=None if model.reward is None else slowed(model.reward),
+        orchestrator=replace(
+            own,
+            request_seconds=factor * own.request_seconds,
+            call_seconds=factor * own.call_seconds,
+            way_seconds=factor * own.way_seconds,
+            batch_seconds=factor * own.batch_seconds,
+        ),
+        ledger_seconds=factor * model.ledger_seconds,
+    )
 
 
 async def real(
@@ -149,8 +189,8 @@ async def real(
     return len(within) / seconds, statistics.median(latencies), statistics.mean(tokens)
 
 
-async def measured(url: str, engines: Engines, rounds: int) -> Model:
-    """The model of the service at `url`."""
+async def measured(url: str, engines: Engines, rounds: int) -> tuple[Model, float]:
+    """The model of the service at `url`, and the pace at which it was then."""
     async with Client(url) as client:
         fitter = Fitter(
             client,
@@ -161,21 +201,23 @@ async def measured(url: str, engines: Engines, rounds: int) -> Model:
             told=lambda line: print(line, file=sys.stderr),  # noqa: T201
         )
         observed = await fitter.observe()
+        at = await pace(client)
     model = fitted(observed, engines, "here and now")
     print(model.generator, model.reward, model.orchestrator, misfit(observed, model))  # noqa: T201
-    return model
+    return model, at
 
 
 async def compared(
-    url: str, model: Model, replicas: int, users: Sequence[int], seconds: float
+    url: str, model: Model, at: float, replicas: int, users: Sequence[int], seconds: float
 ) -> list[Row]:
-    """A row for each number of users."""
-    machine, rows = Machine(), []
+    """A row for each number of users. The model was measured at the pace `at`."""
+    shared, rows = cores(), []
     asked = synthetic(SPLIT, QUESTIONS, SEED)
     async with Client(url) as client:
         for together in users:
-            before = machine.slowed()
+            before = await pace(client)
             there = await real(client, asked, together, seconds)
+            factor = statistics.mean((before, await pace(client))) / at
             load = Load(
                 questions=model.of(SPLIT),
                 efforts=(EFFORT,),
@@ -183,11 +225,15 @@ async def compared(
                 users=together,
                 repeated=True,
             )
-            site = Site(workers=replicas, rewards=1, cores=machine.cores)
+            site = Site(workers=replicas, rewards=1, cores=shared)
             # It has a loop of its own.
             here = [
                 await asyncio.to_thread(
-                    simulate, model, site, replace(load, seed=seed), ways_of(None, SETTINGS)
+                    simulate,
+                    at_pace(model, factor),
+                    site,
+                    replace(load, seed=seed),
+                    ways_of(None, SETTINGS),
                 )
                 for seed in range(TIMES)
             ]
@@ -198,7 +244,7 @@ async def compared(
                     (there[0], statistics.mean(it.throughput for it in here)),
                     (there[1], statistics.mean(it.p50 for it in here)),
                     (there[2], statistics.mean(it.completion_tokens for it in here)),
-                    max(before, machine.slowed()),
+                    factor,
                 )
             )
     return rows
@@ -213,13 +259,13 @@ def side_by_side(
 ) -> tuple[list[Row], Model]:
     """A row for each number of replicas and of users; and the model, measured on the first."""
     told = Console(stderr=True)
-    model: Model | None = None
+    model, at = None, 0.0
     rows: list[Row] = []
     for count in replicas:
         with service(None, None, [*SETTINGS, f"generator.replicas={count}"], told) as url:
             if model is None:
-                model = asyncio.run(measured(url, Engines(delimiter="\n"), rounds))
-            rows += asyncio.run(compared(url, model, count, users, seconds))
+                model, at = asyncio.run(measured(url, Engines(delimiter="\n"), rounds))
+            rows += asyncio.run(compared(url, model, at, count, users, seconds))
     assert model is not None, "at least one replica"
     return rows, model
 
@@ -227,7 +273,7 @@ def side_by_side(
 def table(rows: Sequence[Row], allowed: float) -> Table:
     """Real against simulated."""
     printed = Table(title=f"real → simulated, at most {allowed:.0%} apart")
-    for name in ("replicas", "users", "requests/s", "median s", "tokens", "off", "machine"):
+    for name in ("replicas", "users", "requests/s", "median s", "tokens", "off", "pace"):
         printed.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         style = "red" if row.off > allowed else "green"
@@ -238,7 +284,7 @@ def table(rows: Sequence[Row], allowed: float) -> Table:
             f"{row.p50[0]:.2f} → {row.p50[1]:.2f}",
             f"{row.tokens[0]:.0f} → {row.tokens[1]:.0f}",
             f"[{style}]{row.off:.0%}[/]",
-            f"{row.slowed:.1f} x slower",
+            f"{row.pace:.2f} x",
         )
     return printed
 
