@@ -131,9 +131,9 @@ def known_question(question: str, facts: Sequence[tuple[str, str]]) -> str:
     return question + _KNOWN + "\n".join(f"- {q} {a}" for q, a in facts)
 
 
-def bare_question(question: str) -> str:
-    """The question without what is known already."""
-    return question.partition(_KNOWN)[0]
+def tells_facts(question: str) -> bool:
+    """Whether it says what is known already, as `known_question` does."""
+    return _KNOWN in question
 
 
 def faithfulness(plan: Plan, question: str) -> float:

@@ -64,7 +64,7 @@ class Atoms(PlanSearch):
         filled = " ".join(step.fill(attempt.answers) for step in remaining)
         text = made.text.strip() if made is not None else ""
         worth = faithfulness(Plan((Step("a", text),)), filled) if text else 0.0
-        if worth < _FAITHFUL or len(text) > len(self._question()):
+        if worth < _FAITHFUL or len(text) > len(self._plain()):
             self._as_planned.add(attempt.branch)
             self._tell(
                 "planned",

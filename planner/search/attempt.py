@@ -24,7 +24,7 @@ class Answered:
         return self.outcome.answer
 
     def told(self, *, doubts: bool) -> str:
-        """The answer for a step that builds on it; with `doubts` also how sure it is, to a tenth:
+        """The answer for what builds on it; with `doubts` also how sure it is, to a tenth:
         a little more or less of that makes no other question of it.
         """
         answer = self.answer or ""
@@ -44,8 +44,8 @@ class Attempt:
     """Those of its steps that run, and all that ever did."""
     asked: dict[str, str] = field(default_factory=dict)
     """The question of each step that was begun, with the answers put in."""
-    told: dict[str, str] = field(default_factory=dict)
-    """The same as it was put to the model."""
+    put: dict[str, str] = field(default_factory=dict)
+    """The same as it was put to the model: with how sure the answers are, where that is wanted."""
     allotted: dict[str, int] = field(default_factory=dict)
     """The candidates that each of them may take."""
     answered: dict[str, Answered] = field(default_factory=dict)

@@ -33,8 +33,9 @@ class Setup:
     `trial` says whether it is one of several ways that are tried: where it doesn't suit the
     question, it ends for little, without going another way. Without `strict`, nobody has set
     `candidates` as a limit: it says how much to think, in samples of the whole question. `doubts`
-    says whether a step of a plan is also told how sure the answers are that it builds on. `outlook`
-    is what past requests have found of what more compute is worth.
+    says whether a step of a plan, or its last pass, is also told how sure the answers are that it
+    builds on; `plain` is then the step's question without that. `outlook` is what past requests
+    have found of what more compute is worth.
     """
 
     query: Query
@@ -54,6 +55,7 @@ class Setup:
     trial: bool = False
     strict: bool = True
     doubts: bool = False
+    plain: str | None = None
     outlook: Outlook = field(default_factory=Outlook)
 
 

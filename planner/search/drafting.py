@@ -118,14 +118,15 @@ class Drafting:
         tokens = None if self._setup.tokens is None else int(DRAFTING * self._setup.tokens)
         return {_SHARE: Share(tokens, 0, DRAFTING)}
 
-    def judge(self, question: str, most_steps: int) -> None:
+    def judge(self, question: str, plain: str, most_steps: int) -> None:
         """Settle which plans of the question to follow, or have more written where that pays.
 
-        A plan has two steps or more, or it splits nothing, and no more than there is for.
+        They have to keep to what is `plain` of it. A plan has two steps or more, or it splits
+        nothing, and no more than there is for.
         """
         read = [(draft, read_plan(draft.text, question)) for draft in self._written]
         found = {
-            plan.steps: (faithfulness(plan, question), draft.path, plan)
+            plan.steps: (faithfulness(plan, plain), draft.path, plan)
             for draft, plan in sorted(read, key=lambda one: one[0].path, reverse=True)
             if plan is not None and 2 <= len(plan.steps) <= most_steps
         }

@@ -29,6 +29,6 @@ class LeastToMost(PlanSearch):
         told = []
         for name in step.needs:
             answered = attempt.answered[name]
-            told.append(Message("user", attempt.told[name]))
+            told.append(Message("user", attempt.put[name]))
             told.append(Message("assistant", answered.ranked[0].text))
         return told

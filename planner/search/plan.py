@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
-from planner.decompose.plan import Plan, Step, bare_question, known_question
+from planner.decompose.plan import Plan, Step, known_question, tells_facts
 from planner.decompose.shares import divide, weight
 from planner.domain import (
     Candidate,
@@ -161,11 +161,7 @@ class PlanSearch(Outer):
         self._drafting.add(result)
         if self._drafting.pending or self._hurried:
             return
-        question = self._question()
-        if self.setup.doubts:
-            # How sure a step's answers are, around this plan, isn't for the plan to keep to.
-            question = bare_question(question)
-        self._drafting.judge(question, self._candidates_left())
+        self._drafting.judge(self._question(), self._plain(), self._candidates_left())
         if self._drafting.plans:
             self._attempt()
         elif not self._drafting.pending:
@@ -185,6 +181,11 @@ class PlanSearch(Outer):
     def _question(self) -> str:
         """What the last message asks."""
         return self._asking.messages[-1].content if self._asking.messages else ""
+
+    def _plain(self) -> str:
+        """The same without how sure the answers are that were put into it."""
+        plain = self.setup.plain
+        return self._question() if plain is None or self._asking is not self.setup.query else plain
 
     def _attempt(self) -> None:
         """Follow the next best plan."""
@@ -259,8 +260,9 @@ class PlanSearch(Outer):
     def _begin_step(self, attempt: Attempt, step: Step) -> None:
         question = step.fill(attempt.answers)
         attempt.asked[step.id] = question
+        attempt.put[step.id] = self._doubted(attempt, step, question)
         path = (attempt.branch, attempt.plan.steps.index(step))
-        query = self._query(attempt, step, question, path)
+        query = self._query(attempt, step, path)
         candidates = self._allot(attempt, step.id)
         attempt.allotted[step.id] = candidates
         share = f"{attempt.branch - _PLANS}.{step.id}"
@@ -269,6 +271,7 @@ class PlanSearch(Outer):
         setup = replace(
             self.setup,
             query=query,
+            plain=question if self.setup.doubts else None,
             candidates=candidates,
             tokens=tokens,
             likely=likely,
@@ -281,15 +284,14 @@ class PlanSearch(Outer):
         self._share_out()
         self._tell_step(attempt, step.id, "begun", inner)
 
-    def _query(self, attempt: Attempt, step: Step, question: str, path: Path) -> Query:
+    def _query(self, attempt: Attempt, step: Step, path: Path) -> Query:
         """What is asked of the search in a step."""
         query = self._asking
         given = tuple(one for one in query.messages if one.role == "system")
         told = self._told_before(attempt, step)
-        attempt.told[step.id] = self._doubted(attempt, step, question)
         return replace(
             query,
-            messages=(*given, *told, Message("user", attempt.told[step.id])),
+            messages=(*given, *told, Message("user", attempt.put[step.id])),
             seed=derive_seed(query.seed, path),
             code=query.code if step is attempt.plan.last else None,
         )
@@ -299,7 +301,7 @@ class PlanSearch(Outer):
         if not self.setup.doubts:
             return question
         before = [attempt.answered[need] for need in step.needs]
-        if bare_question(question) != question:
+        if tells_facts(step.question):
             return step.fill({one.step.id: one.told(doubts=True) for one in before})
         return known_question(question, [(one.question, one.told(doubts=True)) for one in before])
 
@@ -385,6 +387,7 @@ class PlanSearch(Outer):
         setup = replace(
             self.setup,
             query=query,
+            plain=self.setup.plain if query is self.setup.query else None,
             candidates=candidates,
             tokens=self._tokens_unspent(),
             spent=0,
@@ -455,7 +458,7 @@ class PlanSearch(Outer):
         """How many tokens an answer to a part of the question is likely to take."""
         if self.setup.likely is None:
             return None
-        part = len(question) / max(1, len(self._question()))
+        part = len(question) / max(1, len(self._plain()))
         return max(8, round(self.setup.likely * min(1.0, part)))
 
     def _tokens_left(self) -> int | None:

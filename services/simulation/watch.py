@@ -46,8 +46,9 @@ class Watch:
         self._collecting += 1
         if self._collecting == 1:
             self._usual = gc.get_threshold()
-            gc.collect()
-            gc.freeze()
+            with self.simulating():
+                gc.collect()
+                gc.freeze()
             gc.set_threshold(*_COLLECTED_AFTER)
             gc.callbacks.append(self._collects)
         try:

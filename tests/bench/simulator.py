@@ -13,8 +13,8 @@ takes instead hangs on what it has learned so far, and differs from one minute t
 than what is to be shown here; so does the median where most questions are easy and some are hard.
 
 A virtual machine runs faster at one time and slower at another. So the same few requests of one
-candidate are sent alone right after the measuring, and before and after each load, and what was
-measured is taken for as much faster or slower as they were; the table says how much that is.
+candidate are sent alone before and after the measuring, and before and after each load, and all
+that was measured is taken for as much faster or slower as they were; the table says how much.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ SETTINGS = tuple(
 )
 QUESTIONS = 24
 TIMES = 5
-"""How often the same load is simulated, each time by other chances; and how often the pace is
-taken, of which the median counts."""
+"""How often the same load is simulated, each time by other chances."""
 PACED = 4
 """The requests that say at which pace the machine is."""
+PACES = 5
+"""How often they are sent, of which the median counts."""
 
 _LOOP = """\
 import time
@@ -113,7 +114,7 @@ async def pace(client: Client) -> float:
     model = await client.model()
     asked = synthetic(SPLIT, PACED, SEED + 1)
     took = []
-    for _ in range(TIMES):
+    for _ in range(PACES):
         began = time.perf_counter()
         for question in asked:
             await client.chat(
@@ -200,8 +201,9 @@ async def measured(url: str, engines: Engines, rounds: int) -> tuple[Model, floa
             questions=QUESTIONS,
             told=lambda line: print(line, file=sys.stderr),  # noqa: T201
         )
+        before = await pace(client)
         observed = await fitter.observe()
-        at = await pace(client)
+        at = statistics.mean((before, await pace(client)))
     model = fitted(observed, engines, "here and now")
     print(model.generator, model.reward, model.orchestrator, misfit(observed, model))  # noqa: T201
     return model, at
@@ -211,11 +213,11 @@ async def compared(
     url: str, model: Model, at: float, replicas: int, users: Sequence[int], seconds: float
 ) -> list[Row]:
     """A row for each number of users. The model was measured at the pace `at`."""
-    shared, rows = cores(), []
+    rows = []
     asked = synthetic(SPLIT, QUESTIONS, SEED)
     async with Client(url) as client:
         for together in users:
-            before = await pace(client)
+            shared, before = cores(), await pace(client)
             there = await real(client, asked, together, seconds)
             factor = statistics.mean((before, await pace(client))) / at
             load = Load(

@@ -3,11 +3,12 @@
     python -m tests.chaos.simulator [SECONDS]
 
 has 1, 4 and 12 users ask the embedded service for SECONDS (60), with one engine and with two, and
-simulates the same with what was measured of its workers right before. Then it simulates 1 to 1,000
-of them at what they can take, and at twice as much. What must hold: requests a second and median
-latency are within 15% of the real ones; goodput under twice the load is at least 90% of its peak;
-and the CPU time that planner and driver take a candidate is about the same for one site of a
-hundred workers as for a hundred sites of one, side by side in one process either way.
+simulates the same with what was measured of its workers right before, at the pace that the machine
+has by then (see `tests.bench.simulator`). Then it simulates 1 to 1,000 of them at what they can
+take, and at twice as much. What must hold: requests a second and median latency are within 15% of
+the real ones; goodput under twice the load is at least 90% of its peak; and the CPU time that
+planner and driver take a candidate is about the same for one site of a hundred workers as for a
+hundred sites of one, side by side in one process either way.
 """
 
 from __future__ import annotations

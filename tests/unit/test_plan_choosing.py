@@ -69,10 +69,10 @@ def test_a_plan_of_another_question_is_not_followed() -> None:
 def test_how_sure_answers_are_is_not_for_a_plan_to_keep_to() -> None:
     """Of a step that is planned in turn, only the question is what the plan has to be one of."""
     known = known_question(QUESTION, [("Dora had 88 cats, and 9 left. How many?", "79 (70% sure)")])
-    setup = replace(SETUP, query=Query((Message("user", known),), seed=1))
+    setup = replace(SETUP, query=Query((Message("user", known),), seed=1), doubts=True)
     first = "Anna has 3 pens and buys 4. How many has Anna?"
-    for doubts, questions in ((True, {first}), (False, {""})):
-        under = search("plan", replace(setup, doubts=doubts))
+    for plain, questions in ((QUESTION, {first}), (None, {""})):
+        under = search("plan", replace(setup, plain=plain))
         assert asked(draft(under, [FAITHFUL] * DRAFTS)) == questions
 
 
